@@ -1,0 +1,118 @@
+"""Every column of every table: name, type, unit, whether it may be null. Nothing else agrees on columns.
+
+Units are in the names: `_px` is slide px (level 0), xyxy, half-open; `_um` is micrometres.
+"""
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+_VERSION_KEY = b"wsi_detect.schema_version"
+
+
+def _field(name: str, kind: pa.DataType, *, null: bool = False) -> pa.Field:
+    return pa.field(name, kind, nullable=null)
+
+
+def _table(*fields: pa.Field) -> pa.Schema:
+    return pa.schema(list(fields), metadata={_VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+_BOX = tuple(_field(name, pa.float64()) for name in ("x0_px", "y0_px", "x1_px", "y1_px"))
+BOX_COLUMNS = ("x0_px", "y0_px", "x1_px", "y1_px")
+
+#: One row a slide of a run. `path` is here and on the screen only: a lab's file names can hold a patient's name.
+SLIDES = _table(
+    _field("slide_id", pa.string()),
+    _field("path", pa.string()),
+    _field("patient_id", pa.string(), null=True),
+    _field("site", pa.string(), null=True),
+    _field("scanner", pa.string(), null=True),
+    _field("preparation", pa.string(), null=True),
+    _field("stain", pa.string(), null=True),
+    _field("slide_label", pa.string(), null=True),
+    _field("split", pa.string(), null=True),
+    _field("mpp", pa.float64(), null=True),
+)
+
+#: One row an expert's label. `label` is a taxonomy name, `source_label` what the vendor's file said.
+ANNOTATIONS = _table(
+    _field("slide_id", pa.string()),
+    _field("annotation_id", pa.string()),
+    _field("label", pa.string()),
+    *_BOX,
+    _field("geometry", pa.binary(), null=True),
+    _field("annotator", pa.string(), null=True),
+    _field("source_label", pa.string()),
+)
+
+#: One row a patch of a data set. `counts` follows the class names in the metadata key `classes` (JSON list).
+INDEX = _table(
+    _field("slide_id", pa.string()),
+    _field("patch_id", pa.int64()),
+    _field("split", pa.string()),
+    _field("coverage", pa.float32()),
+    _field("focus", pa.float32(), null=True),
+    _field("counts", pa.list_(pa.int32())),
+)
+
+#: One row a detection of a patch. `patch_id` is the row-major index in the slide's grid. `class_scores`
+#: follows the model's class names in the metadata key `classes` (JSON list).
+DETECTIONS = _table(
+    _field("slide_id", pa.string()),
+    _field("patch_id", pa.int64()),
+    *_BOX,
+    _field("label", pa.string()),
+    _field("score", pa.float32()),
+    _field("class_scores", pa.list_(pa.float32()), null=True),
+)
+
+#: One row a patch that was looked at, or should have been. `status`: done, failed, unreadable.
+#: `no_data` and `unreadable` are fractions of the patch area.
+PATCHES = _table(
+    _field("slide_id", pa.string()),
+    _field("patch_id", pa.int64()),
+    _field("status", pa.string()),
+    _field("reason", pa.string(), null=True),
+    _field("coverage", pa.float32()),
+    _field("no_data", pa.float32()),
+    _field("unreadable", pa.float32()),
+)
+
+#: One row a cell of a slide. `cell_id` is a UUID derived from slide, model, box and class: the same in every export.
+CELLS = _table(
+    _field("cell_id", pa.string()),
+    _field("slide_id", pa.string()),
+    *_BOX,
+    _field("label", pa.string()),
+    _field("score", pa.float32()),
+    _field("class_scores", pa.list_(pa.float32()), null=True),
+    _field("support", pa.int32()),
+    _field("geometry", pa.binary(), null=True),
+)
+
+#: One row a figure. `label` is a class name or an aggregate such as `mean`; null value means "not defined here".
+METRICS = _table(
+    _field("metric", pa.string()),
+    _field("label", pa.string()),
+    _field("threshold", pa.float64(), null=True),
+    _field("value", pa.float64(), null=True),
+    _field("ci_low", pa.float64(), null=True),
+    _field("ci_high", pa.float64(), null=True),
+    _field("n", pa.int64()),
+)
+
+TABLES = {
+    "slides": SLIDES,
+    "annotations": ANNOTATIONS,
+    "index": INDEX,
+    "detections": DETECTIONS,
+    "patches": PATCHES,
+    "cells": CELLS,
+    "metrics": METRICS,
+}
+
+
+def version_of(schema: pa.Schema) -> int | None:
+    """Return the schema version a table carries, None if it carries none."""
+    found = (schema.metadata or {}).get(_VERSION_KEY)
+    return int(found) if found is not None else None
