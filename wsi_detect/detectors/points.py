@@ -1,0 +1,43 @@
+"""The points of a feature pyramid: where each cell of each level looks at, in network-input px."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PyramidPoints:
+    """All points of a pyramid, level by level, row by row.
+
+    Attributes:
+        xy: (A, 2) float32, network-input px.
+        stride: (A,) float32, stride of the level a point belongs to.
+        sizes: number of points of each level; they add up to A.
+    """
+
+    xy: Tensor
+    stride: Tensor
+    sizes: tuple[int, ...]
+
+
+def pyramid_points(shapes: Sequence[tuple[int, int]], strides: Sequence[int], device: torch.device) -> PyramidPoints:
+    """Points at i * stride, the first at (0, 0).
+
+    A 3x3 convolution of stride 2 with padding 1 centres output i on input 2i, so there is no half-stride shift.
+
+    Args:
+        shapes: (height, width) of each level's feature map.
+        strides: stride of each level in network-input px.
+        device: where the tensors live.
+    """
+    xy, stride = [], []
+    for (height, width), step in zip(shapes, strides, strict=True):
+        y, x = torch.meshgrid(
+            torch.arange(height, device=device) * step, torch.arange(width, device=device) * step, indexing="ij"
+        )
+        xy.append(torch.stack([x.flatten(), y.flatten()], dim=1))  # (H * W, 2)
+        stride.append(torch.full((height * width,), step, device=device))
+    sizes = tuple(len(level) for level in xy)
+    return PyramidPoints(torch.cat(xy).float(), torch.cat(stride).float(), sizes)
