@@ -1,0 +1,89 @@
+"""What a model bundle says about itself, readable without torch."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from wsi_detect import artifact
+from wsi_detect.errors import DamagedArtifactError, MissingArtifactError
+from wsi_detect.taxonomy import CLASSES, cell_class, gravest_first, is_abnormal
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorInfo:
+    """Facts that travel with the weights in `config.json`.
+
+    Attributes:
+        model_id: name and hash of the weights; part of every cell's id.
+        classes: taxonomy names; the model's label k is `classes[k]`.
+        patch_px: side of the patches it was trained for, patch px.
+        mpp: µm per patch px it was trained at.
+        mpp_assumed: the training data do not state their resolution; `mpp` is a plausible value.
+        preparation: of the training slides, in the words of the slide manifest.
+        largest_cell_um: side of the largest box it was trained on; the tile overlap must hold it.
+        score_threshold: detections below are not kept.
+        detector: `name` and `options` of the builder.
+        data_card: which data it was trained on.
+        training: how it was made (command, seed, commit, steps), for the record.
+    """
+
+    model_id: str
+    classes: tuple[str, ...]
+    patch_px: int
+    mpp: float
+    mpp_assumed: bool
+    preparation: str
+    largest_cell_um: float
+    score_threshold: float
+    detector: dict[str, Any]
+    data_card: str
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `config.json`."""
+        return asdict(self)
+
+    def unseen_classes(self) -> list[str]:
+        """Abnormal classes of the taxonomy the model cannot see, gravest first."""
+        return gravest_first(name for name in CLASSES if is_abnormal(name) and name not in self.classes)
+
+
+def read_info(folder: Path) -> DetectorInfo:
+    """Read a bundle's `config.json`.
+
+    Raises:
+        MissingArtifactError: no such file.
+        DamagedArtifactError: a key is missing, unknown, or a class is not in the taxonomy.
+    """
+    if not (folder / CONFIG).is_file():
+        raise MissingArtifactError(f"{folder} is not a model bundle: {CONFIG} is missing")
+    values = artifact.read_json(folder / CONFIG)
+    try:
+        info = DetectorInfo(**{**values, "classes": tuple(values["classes"])})
+    except (TypeError, KeyError) as error:
+        raise DamagedArtifactError(f"{folder / CONFIG}: {error}; the bundle was written by another version") from error
+    for name in info.classes:
+        cell_class(name)
+    return info
+
+
+def bundled_models() -> dict[str, Path]:
+    """Bundles that come with the package: name → folder."""
+    root = Path(__file__).parent.parent / "models"
+    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()} if root.is_dir() else {}
+
+
+def default_bundle() -> Path:
+    """Folder of the detector the package comes with.
+
+    Raises:
+        MissingArtifactError: the installation has none.
+    """
+    models = bundled_models()
+    if not models:
+        raise MissingArtifactError("this installation has no bundled model; give one with --model FOLDER")
+    return next(iter(models.values()))
