@@ -1,0 +1,56 @@
+# Every target sets up .venv by itself, from whatever package index your pip is set to.
+#   make demo      the whole path on real fields, with the bundled model; the last line is the report
+#   make test      lint, types, import contracts, tests that are not slow
+#   make test-all  the same with the slow tests
+#   make bench     the timings the docs quote
+#   make lint      ruff, mypy, import contracts
+#   make clean     remove the environment and the caches
+
+PYTHON  ?= python3
+BIN     := .venv/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check
+SETUP   := pyproject.toml constraints.txt
+DEV     := .venv/dev.stamp
+DEMO    := .venv/demo.stamp
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-all bench lint clean
+
+help:
+	@sed -n 's/^#   make/make/p' Makefile
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "wsi-detect needs Python 3.11 or newer; this is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(PIP) install --quiet --upgrade "pip>=25.1"
+
+$(DEMO): $(SETUP) | .venv/bin/python
+	$(PIP) install --quiet -c constraints.txt -e ".[detect,eval]"
+	@touch $@
+
+$(DEV): $(SETUP) | .venv/bin/python
+	$(PIP) install --quiet -c constraints.txt -e ".[detect,train,eval,ray]" --group dev
+	@touch $@ $(DEMO)
+
+demo: $(DEMO)
+	@$(BIN)/wsi-detect demo
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict wsi_detect
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+bench: $(DEV)
+	@for script in scripts/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
