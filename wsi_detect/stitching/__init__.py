@@ -1,0 +1,1 @@
+"""Detections of overlapping patches → the cells of a slide."""
