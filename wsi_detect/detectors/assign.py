@@ -26,9 +26,7 @@ def assign_centre(points: PyramidPoints, boxes: Tensor) -> Tensor:
     if len(boxes) == 0:
         return torch.full((count,), -1, dtype=torch.int64, device=points.xy.device)
     x, y = points.xy[:, :1], points.xy[:, 1:]  # (A, 1)
-    distances = torch.stack(
-        [x - boxes[:, 0], y - boxes[:, 1], boxes[:, 2] - x, boxes[:, 3] - y], dim=2
-    )  # (A, M, 4)
+    distances = torch.stack([x - boxes[:, 0], y - boxes[:, 1], boxes[:, 2] - x, boxes[:, 3] - y], dim=2)  # (A, M, 4)
     inside = distances.min(dim=2).values > 0
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     near = (points.xy[:, None] - centres[None]).abs().max(dim=2).values < CENTRE_RADIUS * points.stride[:, None]

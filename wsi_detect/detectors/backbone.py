@@ -18,14 +18,17 @@ from wsi_detect.errors import ConfigError, MissingArtifactError
 _STAGES = ("layer1", "layer2", "layer3", "layer4")
 
 
-def residual_stages(name: str, weights: str | None, last: int) -> tuple[nn.Module, tuple[int, ...]]:
+def residual_stages(
+    name: str, weights: str | None, last: int, *, frozen_norm: bool
+) -> tuple[nn.Module, tuple[int, ...]]:
     """A torchvision residual network cut after stage `last`.
 
     Args:
         name: any torchvision model with stages layer1 to layer4 (resnet18, resnet50, resnext50_32x4d, ...).
         weights: None for random ones; a path to a `.safetensors` file of the classifier's state; or a torchvision weights
-            name such as `DEFAULT`, which torchvision downloads. With weights, batch norm is frozen.
+            name such as `DEFAULT`, which torchvision downloads.
         last: 1 to 4; later stages are dropped.
+        frozen_norm: batch norm keeps its statistics and scales (usual with pretrained weights and small batches).
 
     Returns:
         The body (image → dict of C1..C{last}) and the channels of its stages.
@@ -33,7 +36,7 @@ def residual_stages(name: str, weights: str | None, last: int) -> tuple[nn.Modul
     Raises:
         ConfigError: the model has no such stages.
     """
-    norm = FrozenBatchNorm2d if weights else nn.BatchNorm2d
+    norm = FrozenBatchNorm2d if frozen_norm else nn.BatchNorm2d
     local = weights is not None and weights.endswith(".safetensors")
     try:
         network = get_model(name, weights=None if local else weights, norm_layer=norm)
@@ -44,7 +47,9 @@ def residual_stages(name: str, weights: str | None, last: int) -> tuple[nn.Modul
     if local and weights is not None:
         if not Path(weights).is_file():
             raise MissingArtifactError(f"backbone weights {weights} are missing")
-        network.load_state_dict(load_file(weights))
+        # A frozen norm has no batch counter; everything else must fit exactly.
+        state = {k: v for k, v in load_file(weights).items() if not (frozen_norm and k.endswith("num_batches_tracked"))}
+        network.load_state_dict(state)
     body = IntermediateLayerGetter(network, {stage: stage for stage in _STAGES[:last]})
     with torch.no_grad():
         was_training = body.training
@@ -60,7 +65,9 @@ class FeaturePyramid(nn.Module):
     object belongs to costs its whole head.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int, *, extra_levels: int = 0, keep: int | None = None) -> None:
+    def __init__(
+        self, in_channels: Sequence[int], channels: int, *, extra_levels: int = 0, keep: int | None = None
+    ) -> None:
         """Make the neck.
 
         Args:

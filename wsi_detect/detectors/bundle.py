@@ -21,7 +21,9 @@ from wsi_detect.errors import MissingArtifactError, ModelError
 __all__ = ["default_bundle", "load_bundle", "read_info", "save_bundle"]
 
 
-def save_bundle(folder: Path, model: DenseDetector, info: DetectorInfo, card: str, *, half: bool = False) -> DetectorInfo:
+def save_bundle(
+    folder: Path, model: DenseDetector, info: DetectorInfo, card: str, *, half: bool = False
+) -> DetectorInfo:
     """Write a bundle.
 
     Args:
@@ -61,8 +63,11 @@ def load_bundle(folder: Path) -> tuple[DenseDetector, DetectorInfo]:
     path = folder / WEIGHTS
     if not path.is_file():
         raise MissingArtifactError(f"{folder} is not a model bundle: {WEIGHTS} is missing")
+    options = dict(info.detector["options"])
+    if options.get("frozen_norm") is None:
+        options["frozen_norm"] = bool(options.get("weights"))
     # The bundle has all weights, so the builder must not ask for others.
-    options = {**info.detector["options"], "weights": None}
+    options["weights"] = None
     model = build_detector(info.detector["name"], len(info.classes), options)
     try:
         state = load_file(path)
@@ -71,7 +76,9 @@ def load_bundle(folder: Path) -> tuple[DenseDetector, DetectorInfo]:
     expected = model.state_dict()
     wrong = sorted(set(expected) ^ set(state)) or [k for k in expected if expected[k].shape != state[k].shape]
     if wrong:
-        raise ModelError(f"{path} does not fit the detector in {CONFIG}: {len(wrong)} entries differ, first {wrong[0]!r}")
+        raise ModelError(
+            f"{path} does not fit the detector in {CONFIG}: {len(wrong)} entries differ, first {wrong[0]!r}"
+        )
     infinite = [name for name, value in state.items() if not bool(torch.isfinite(value.float()).all())]
     if infinite:
         raise ModelError(f"{path} holds weights that are not finite, first {infinite[0]!r}")

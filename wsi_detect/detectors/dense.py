@@ -51,7 +51,9 @@ class SelectionConfig(Config):
 class DenseDetector(nn.Module):
     """A one-stage detector put together from its parts."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, selection: SelectionConfig, input_scale: float = 1.0) -> None:
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, selection: SelectionConfig, input_scale: float = 1.0
+    ) -> None:
         """Put the parts together.
 
         Args:

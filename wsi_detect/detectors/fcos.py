@@ -28,6 +28,8 @@ class FCOSConfig(Config):
 
     backbone: str = "resnet18"
     weights: str | None = None
+    #: None: frozen exactly when there are pretrained weights.
+    frozen_norm: bool | None = None
     first_stage: int = Field(2, ge=1, le=4)
     last_stage: int = Field(4, ge=1, le=4)
     extra_levels: int = Field(2, ge=0, le=2)
@@ -123,7 +125,8 @@ def fcos(num_classes: int, config: FCOSConfig | None = None) -> DenseDetector:
         KeyError: unknown loss name.
     """
     config = config or FCOSConfig()
-    body, channels = residual_stages(config.backbone, config.weights, config.last_stage)
+    frozen = bool(config.weights) if config.frozen_norm is None else config.frozen_norm
+    body, channels = residual_stages(config.backbone, config.weights, config.last_stage, frozen_norm=frozen)
     stages = channels[config.first_stage - 1 :]
     pyramid = FeaturePyramid(stages, config.channels, extra_levels=config.extra_levels, keep=config.keep_levels)
     levels = len(pyramid.smooth) + config.extra_levels

@@ -74,7 +74,11 @@ def read_info(folder: Path) -> DetectorInfo:
 def bundled_models() -> dict[str, Path]:
     """Bundles that come with the package: name → folder."""
     root = Path(__file__).parent.parent / "models"
-    return {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()} if root.is_dir() else {}
+    return (
+        {folder.name: folder for folder in sorted(root.iterdir()) if (folder / CONFIG).is_file()}
+        if root.is_dir()
+        else {}
+    )
 
 
 def default_bundle() -> Path:

@@ -15,4 +15,4 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {"bce": BCELoss, "focal": FocalLos
 #: Box losses: name → function of (predicted (P, 4), target (P, 4)), summed.
 BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"giou": giou, "l1": l1, "smooth_l1": smooth_l1}
 
-__all__ = ["BOX_LOSSES", "LOSSES"]
+__all__ = ["BOX_LOSSES", "LOSSES", "BCELoss", "FocalLoss", "GradLibraLoss"]
