@@ -1,0 +1,39 @@
+"""Patches → detections: the runtimes by name, and the stage that runs one over a patch store."""
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+from wsi_detect.inference.detector import Detections, Detector
+
+
+class Runtime(Protocol):
+    """How a bundle becomes a `Detector`; see `wsi_detect.inference.torch.load` for the arguments."""
+
+    def __call__(
+        self,
+        bundle: Path,
+        device: str = "auto",
+        *,
+        score_threshold: float | None = None,
+        nms: Literal["agnostic", "class"] | None = None,
+    ) -> Detector:
+        """Load a bundle."""
+        ...
+
+
+def _torch(
+    bundle: Path,
+    device: str = "auto",
+    *,
+    score_threshold: float | None = None,
+    nms: Literal["agnostic", "class"] | None = None,
+) -> Detector:
+    from wsi_detect.inference.torch import load
+
+    return load(bundle, device, score_threshold=score_threshold, nms=nms)
+
+
+#: Name → `load`; the back end itself is imported when it is asked for.
+RUNTIMES: dict[str, Runtime] = {"torch": _torch}
+
+__all__ = ["RUNTIMES", "Detections", "Detector", "Runtime"]

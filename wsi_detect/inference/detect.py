@@ -1,0 +1,201 @@
+"""The stage detect: a detector over a patch store, one part file a shard, each committed by one rename."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import Field
+
+from wsi_detect import artifact, schema
+from wsi_detect.config import Config, digest
+from wsi_detect.errors import ResolutionMismatchError, StaleArtifactError
+from wsi_detect.inference.detector import Detections, Detector
+
+if TYPE_CHECKING:
+    from wsi_detect.slides.resample import RegionPixels
+    from wsi_detect.tiling.patch_store import PatchStore
+
+DETECTIONS = "detections"
+PATCHES = "patches.parquet"
+_KEY = "key.json"
+
+_log = logging.getLogger(__name__)
+
+
+class DetectionConfig(Config):
+    """How a detector goes over a store.
+
+    Attributes:
+        runtime: which back end runs the bundle.
+        batch_size: patches in one forward.
+        threads: CPU threads of one process. Fixed, because sums in another order differ in the last digit: tables are
+            equal for any number of processes, not for any number of threads.
+        score_threshold: report detections above it; None keeps the model's own.
+        nms: suppression within a patch; None keeps the model's own.
+        max_unreadable: a patch with a larger unreadable fraction is not shown to the detector.
+        mpp_tolerance: relative difference between the resolution of the store and of the model that is let through.
+    """
+
+    runtime: Literal["torch"] = "torch"
+    batch_size: int = Field(4, ge=1)
+    threads: int = Field(2, ge=1)
+    score_threshold: float | None = Field(None, ge=0, le=1)
+    nms: Literal["agnostic", "class"] | None = None
+    max_unreadable: float = Field(0.5, ge=0, le=1)
+    mpp_tolerance: float = Field(0.02, ge=0, lt=1)
+
+
+def detect_patches(store: "PatchStore", detector: Detector, out: Path, config: DetectionConfig | None = None) -> Path:
+    """Run a detector over every patch of a store.
+
+    Args:
+        store: the patches.
+        detector: a loaded bundle.
+        out: folder of the slide; gets `detections/part-*.parquet`, one a shard, and `patches.parquet`.
+        config: batch size and tolerances.
+
+    Returns:
+        The folder of the part files. Parts that an interrupted run left complete are kept.
+
+    Raises:
+        ResolutionMismatchError: the store has another resolution or patch size than the model.
+        StaleArtifactError: the parts already there were made by another model, from other patches or under another
+            configuration.
+    """
+    config = config or DetectionConfig()
+    _check_resolution(store, detector, config)
+    folder = out / DETECTIONS
+    _claim(folder, _key(store, detector, config))
+    parts = [folder / f"part-{number:05d}.parquet" for number in range(len(store.shards))]
+    found = sum(part.exists() for part in parts)
+    if found:
+        _log.info("detect %s: resuming, %d of %d parts found", store.slide.slide_id, found, len(parts))
+    start, cells = time.monotonic(), 0
+    for part, rows in zip(parts, store.shards, strict=True):
+        if not part.exists():
+            cells += _write_part(part, store, detector, rows, config)
+    artifact.write_table(out / PATCHES, _patches(parts), schema.PATCHES)
+    seconds = time.monotonic() - start
+    patches = len(store)
+    _log.info("detect %s: %d patches, %d detections, %.1f s", store.slide.slide_id, patches, cells, seconds)
+    return folder
+
+
+def _check_resolution(store: "PatchStore", detector: Detector, config: DetectionConfig) -> None:
+    info = detector.info
+    if abs(store.mpp / info.mpp - 1) > config.mpp_tolerance:
+        raise ResolutionMismatchError(
+            f"the patches are at {store.mpp:.4g} µm/px, the model was trained at {info.mpp:.4g}; "
+            f"tile again with --set mpp={info.mpp:.4g}"
+        )
+
+
+def _key(store: "PatchStore", detector: Detector, config: DetectionConfig) -> dict[str, Any]:
+    patches = hashlib.sha256(np.ascontiguousarray(store.patch_ids, dtype="<i8").tobytes()).hexdigest()[:16]
+    return {
+        "slide_id": store.slide.slide_id,
+        "grid": {name: int(getattr(store.grid, name)) for name in ("width", "height", "patch", "overlap")},
+        "patches": patches,
+        "shards": len(store.shards),
+        "mpp": float(store.mpp),
+        "model": hashlib.sha256(json.dumps(asdict(detector.info), sort_keys=True).encode()).hexdigest()[:16],
+        "config": digest(config),
+    }
+
+
+def _claim(folder: Path, key: dict[str, Any]) -> None:
+    """Enter what the parts are made from before the first of them, and refuse parts made from something else."""
+    path = folder / _KEY
+    if not path.exists():
+        artifact.write_json(path, key)
+        return
+    found = artifact.read_json(path)
+    changed = [name for name in key if found.get(name) != key[name]]
+    if changed:
+        raise StaleArtifactError(
+            f"{folder} was made with another {', '.join(changed)}; use --overwrite or give another --out"
+        )
+
+
+def _write_part(part: Path, store: "PatchStore", detector: Detector, rows: range, config: DetectionConfig) -> int:
+    """Detect on one shard; the patches' states travel in the metadata, so that one rename commits both."""
+    classes = list(detector.info.classes)
+    tables: list[pa.Table] = []
+    states: list[dict[str, Any]] = []
+    for batch in _batches(rows, config.batch_size):
+        regions = [store.read(row) for row in batch]
+        usable = [k for k, region in enumerate(regions) if region.unreadable <= config.max_unreadable]
+        pixels = _stack([regions[k] for k in usable])
+        answers = dict(zip(usable, detector(pixels) if usable else [], strict=True))
+        for k, row in enumerate(batch):
+            found = answers.get(k)
+            states.append(_state(store, row, regions[k], found))
+            if found is not None and len(found) and found.is_finite():
+                tables.append(_rows(store, row, found, classes))
+    table = pa.concat_tables(tables) if tables else artifact.empty_table(schema.DETECTIONS)
+    metadata = {"classes": json.dumps(classes), "patches": json.dumps(states, allow_nan=False)}
+    artifact.write_table(part, table, schema.DETECTIONS, metadata)
+    return table.num_rows
+
+
+def _batches(rows: range, size: int) -> Iterator[range]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
+
+
+def _stack(regions: "list[RegionPixels]") -> NDArray[np.uint8]:
+    if not regions:
+        return np.zeros((0, 0, 0, 3), np.uint8)
+    return np.stack([region.rgb for region in regions])
+
+
+def _state(store: "PatchStore", row: int, region: "RegionPixels", found: Detections | None) -> dict[str, Any]:
+    """Return the row of `PATCHES` for one patch."""
+    if found is None:
+        status, reason = "unreadable", f"{region.unreadable:.0%} of the patch cannot be decoded"
+    elif not found.is_finite():
+        status, reason = "failed", "non-finite output"
+    else:
+        status, reason = "done", None
+    return {
+        "slide_id": store.slide.slide_id,
+        "patch_id": int(store.patch_ids[row]),
+        "status": status,
+        "reason": reason,
+        "coverage": float(store.coverage[row]),
+        "no_data": float(region.no_data),
+        "unreadable": float(region.unreadable),
+    }
+
+
+def _rows(store: "PatchStore", row: int, found: Detections, classes: list[str]) -> pa.Table:
+    """Return rows of `DETECTIONS`, in slide px."""
+    boxes = store.frame(row).to_slide(found.boxes)
+    count = len(found)
+    columns: dict[str, Any] = {
+        "slide_id": [store.slide.slide_id] * count,
+        "patch_id": np.full(count, int(store.patch_ids[row]), np.int64),
+        **{name: boxes[:, k] for k, name in enumerate(schema.BOX_COLUMNS)},
+        "label": [classes[label] for label in found.labels],
+        "score": found.scores.astype(np.float32),
+        "class_scores": list(found.class_scores.astype(np.float32)),
+    }
+    return pa.table(columns, schema=schema.DETECTIONS)
+
+
+def _patches(parts: list[Path]) -> pa.Table:
+    states: list[dict[str, Any]] = []
+    for part in parts:
+        metadata = pq.read_schema(part).metadata or {}
+        states.extend(json.loads(metadata[b"patches"]))
+    states.sort(key=lambda state: int(state["patch_id"]))
+    return artifact.table_of(states, schema.PATCHES)

@@ -1,0 +1,61 @@
+"""What every runtime offers: uint8 patches in, detections out."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from wsi_detect.detectors.info import DetectorInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """What a detector saw in one patch, best first.
+
+    Attributes:
+        boxes: (N, 4) float32, xyxy, patch px.
+        scores: (N,) float32 in [0, 1].
+        labels: (N,) int64, index into the detector's classes.
+        class_scores: (N, K) float32 in [0, 1].
+        finite: False when the network gave a value that is not a number anywhere in this patch. Such a value would
+            otherwise vanish below the score threshold, and the patch would look empty.
+    """
+
+    boxes: NDArray[np.float32]
+    scores: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    class_scores: NDArray[np.float32]
+    finite: bool = True
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def is_finite(self) -> bool:
+        """Whether the network and every number in here are finite."""
+        arrays = (self.boxes, self.scores, self.class_scores)
+        return self.finite and all(bool(np.isfinite(array).all()) for array in arrays)
+
+
+def no_detections(classes: int) -> Detections:
+    """Return the typed empty answer of a detector with that many classes."""
+    return Detections(
+        boxes=np.zeros((0, 4), np.float32),
+        scores=np.zeros(0, np.float32),
+        labels=np.zeros(0, np.int64),
+        class_scores=np.zeros((0, classes), np.float32),
+    )
+
+
+class Detector(Protocol):
+    """A model bundle ready to run."""
+
+    @property
+    def info(self) -> "DetectorInfo":
+        """Classes, patch size, resolution and origin of the model."""
+        ...
+
+    def __call__(self, patches: NDArray[np.uint8]) -> list[Detections]:
+        """Patches (B, H, W, 3) uint8 RGB → one `Detections` each; no patch influences another."""
+        ...

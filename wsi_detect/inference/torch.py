@@ -1,0 +1,104 @@
+"""The reference runtime: a bundle in PyTorch, on the CPU or a GPU."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wsi_detect.detectors.bundle import load_bundle
+from wsi_detect.errors import ConfigError
+from wsi_detect.inference.detector import Detections
+
+if TYPE_CHECKING:
+    from wsi_detect.detectors.dense import DenseDetector
+    from wsi_detect.detectors.info import DetectorInfo
+
+
+class TorchDetector:
+    """A `DenseDetector` as a `Detector`."""
+
+    def __init__(self, model: "DenseDetector", info: "DetectorInfo", device: torch.device) -> None:
+        """Put a model in evaluation mode on a device and watch the outputs of its head."""
+        self.info = info
+        self.device = device
+        self._model = model.to(device).eval()
+        self._finite: Tensor = torch.ones(0, dtype=torch.bool)
+        model.head.register_forward_hook(self._watch)
+
+    @torch.inference_mode()
+    def __call__(self, patches: NDArray[np.uint8]) -> list[Detections]:
+        """Patches (B, H, W, 3) uint8 RGB → one `Detections` each.
+
+        A batch that does not fit into the memory of a GPU is halved until it does.
+        """
+        if len(patches) == 0:
+            return []
+        try:
+            return self._forward(patches)
+        except torch.OutOfMemoryError:
+            if len(patches) == 1:
+                raise
+        half = len(patches) // 2
+        return self(patches[:half]) + self(patches[half:])
+
+    def _forward(self, patches: NDArray[np.uint8]) -> list[Detections]:
+        batch = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2)
+        results = self._model(list(batch))
+        return [_detections(result, bool(ok)) for result, ok in zip(results, self._finite.tolist(), strict=True)]
+
+    def _watch(self, head: nn.Module, inputs: Any, outputs: dict[str, Tensor]) -> None:
+        # A NaN score is above no threshold: without this look the patch would pass as one without cells.
+        finite = [torch.isfinite(value.flatten(1)).all(dim=1) for value in outputs.values()]
+        self._finite = torch.stack(finite).all(dim=0)
+
+
+def load(
+    bundle: Path,
+    device: str = "auto",
+    *,
+    score_threshold: float | None = None,
+    nms: Literal["agnostic", "class"] | None = None,
+) -> TorchDetector:
+    """Load a bundle for inference.
+
+    Args:
+        bundle: folder with config.json and model.safetensors.
+        device: a PyTorch device, or "auto" for a GPU where there is one and the CPU elsewhere.
+        score_threshold: report detections above this score; None keeps the bundle's own.
+        nms: suppress within a class, or whatever the class; None keeps the model's own.
+
+    Raises:
+        ModelError: the bundle is unusable.
+        ConfigError: there is no such device.
+    """
+    model, info = load_bundle(bundle)
+    rule: dict[str, Any] = {"score_threshold": info.score_threshold if score_threshold is None else score_threshold}
+    if nms is not None:
+        rule["nms"] = nms
+    model.selection = model.selection.model_copy(update=rule)
+    return TorchDetector(model, info, _device(device))
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(f"device {name!r} cannot be used: {reason}") from error
+    return device
+
+
+def _detections(result: dict[str, Tensor], finite: bool) -> Detections:
+    return Detections(
+        boxes=result["boxes"].float().cpu().numpy(),
+        scores=result["scores"].float().cpu().numpy(),
+        labels=result["labels"].cpu().numpy().astype(np.int64),
+        class_scores=result["class_scores"].float().cpu().numpy(),
+        finite=finite,
+    )
