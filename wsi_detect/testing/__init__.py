@@ -1,0 +1,1 @@
+"""Slides with known cells, perfect detectors and contracts, for the tests of this package and of its extensions."""
