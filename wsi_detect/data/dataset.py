@@ -1,0 +1,231 @@
+"""Patches with their targets, and the loader that a stopped training run can take up again."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from wsi_detect.data.augment import Augmenter, limit_threads, sample_seed
+from wsi_detect.data.index import PatchIndex, SlideLabels, read_index, read_labels
+from wsi_detect.data.samplers import Draw, EpochSampler
+from wsi_detect.data.targets import PatchTargets, patch_targets
+from wsi_detect.errors import ConfigError, MissingArtifactError
+from wsi_detect.geometry import PatchFrame
+
+#: (image (3, H, W) uint8, {"boxes", "labels", "ignore_boxes"}).
+Sample = tuple[Tensor, dict[str, Tensor]]
+
+#: Images and targets of a batch; images may differ in size.
+Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
+
+#: Stores a process keeps open.
+_OPEN_STORES = 256
+
+_NOTHING = SlideLabels(np.zeros((0, 4)), np.zeros(0, np.int64))
+
+
+class _Pixels(Protocol):
+    @property
+    def rgb(self) -> NDArray[np.uint8]: ...
+
+
+class PatchSource(Protocol):
+    """What the data set reads of a patch store."""
+
+    @property
+    def patch_ids(self) -> NDArray[np.int64]:
+        """Index of each stored patch in the slide's grid, (N,)."""
+
+    def frame(self, i: int) -> PatchFrame:
+        """Where patch `i` lies."""
+
+    def read(self, i: int) -> _Pixels:
+        """Pixels of patch `i`."""
+
+
+class PatchDataset(Dataset[Sample]):
+    """One split of an index: image (3, H, W) uint8 and targets in px of that image.
+
+    Targets are `boxes` (N, 4) float32 xyxy, `labels` (N,) int64 indices into `classes`, `ignore_boxes` (M, 4) float32.
+    A plain number gives the sample of that row with epoch 0's augmentation; a `Draw` says its own epoch and place.
+    """
+
+    def __init__(
+        self,
+        index: PatchIndex,
+        split: str,
+        *,
+        augment: Augmenter | None = None,
+        seed: int = 0,
+        stores: Mapping[str, PatchSource] | None = None,
+    ) -> None:
+        """Take a split.
+
+        Args:
+            index: of the data set.
+            split: name of the split.
+            augment: made by `augment.augmenter`; None gives whole patches as they are.
+            seed: of the run, for the augmentation.
+            stores: open stores to read from instead of the index's folders, such as index-only ones.
+
+        Raises:
+            LabelError: the split is empty.
+        """
+        rows = index.rows(split)
+        self.index = index
+        self.augment = augment
+        self.classes = index.classes
+        self.counts = index.counts[rows]
+        self._rows = rows
+        self._seed = seed
+        self._labels = read_labels(index.annotations, index.classes)
+        self._given = dict(stores or {})
+        self._open: dict[str, PatchSource] = {}
+
+    @classmethod
+    def from_index(cls, path: Path, split: str, *, augment: Augmenter | None = None, seed: int = 0) -> "PatchDataset":
+        """Take a split of an index file."""
+        return cls(read_index(path), split, augment=augment, seed=seed)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: int | Draw) -> Sample:
+        draw = key if isinstance(key, Draw) else Draw(int(key), 0, int(key))
+        row = int(self._rows[draw.row])
+        slide_id = self.index.slide_ids[row]
+        store = self._store(slide_id)
+        i = int(np.searchsorted(store.patch_ids, self.index.patch_ids[row]))
+        image, frame = store.read(i).rgb, store.frame(i)
+        known = self._labels.get(slide_id, _NOTHING)
+        if self.augment is None:
+            patch_px, share = self.index.patch_px, self.index.min_visible
+            return _sample(image, patch_targets(known.boxes, known.labels, frame, patch_px, min_visible=share))
+        boxes = frame.to_patch(known.boxes)
+        near = (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, :2] < self.index.patch_px).all(axis=1)
+        seed = sample_seed(self._seed, draw.epoch, draw.position)
+        return _sample(*self.augment(image, boxes[near], known.labels[near], seed))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open stores behind: a loader process opens its own."""
+        return {**self.__dict__, "_open": {}}
+
+    def _store(self, slide_id: str) -> PatchSource:
+        if slide_id in self._given:
+            return self._given[slide_id]
+        if slide_id not in self._open:
+            if len(self._open) >= _OPEN_STORES:
+                self._open.pop(next(iter(self._open)))
+            from wsi_detect.tiling.patch_store import PatchStore
+
+            store = PatchStore.open(self.index.stores[slide_id])
+            if store.index_only:
+                raise MissingArtifactError(
+                    f"the patch store of slide {slide_id} holds no pixels; tile it again with codec jpeg or zstd"
+                )
+            self._open[slide_id] = store
+        return self._open[slide_id]
+
+
+class PatchLoader(DataLoader[Sample]):
+    """A loader whose place in the run can be saved: the epoch, and how many batches of it were handed out.
+
+    Counted here and not in the sampler, which runs ahead of the loop when processes load in advance. Everything else
+    follows from seed, epoch and place, so nothing else needs saving. Lightning finds the two state methods by name.
+    """
+
+    def __init__(self, dataset: PatchDataset, batch_size: int, sampler: EpochSampler, *, workers: int = 0) -> None:
+        """Make a loader.
+
+        Args:
+            dataset: to read from.
+            batch_size: samples a batch; an incomplete last batch is left out.
+            sampler: the order.
+            workers: loading processes; 0 loads in this one.
+
+        Raises:
+            ConfigError: an epoch has not one whole batch.
+        """
+        if len(sampler) < batch_size:
+            raise ConfigError(f"an epoch of {len(sampler)} draws has no whole batch of {batch_size}")
+        super().__init__(
+            dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **_process_options(workers)
+        )  # fmt: skip
+        self._order = sampler
+        self._size = batch_size
+        self._handed = 0
+        self._skip = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        """Hand out the rest of the epoch: all of it, unless a state was loaded just before."""
+        self._handed, self._skip = self._skip, 0
+        self._order.start = self._handed * self._size
+        epoch = self._order.epoch
+        for batch in super().__iter__():
+            self._handed += 1
+            yield batch
+        # For loops that set no epoch themselves.
+        self._order.set_epoch(epoch + 1)
+        self._handed = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the run is: `epoch`, and `batches` of it handed out."""
+        done = self._handed >= len(self)
+        return {"epoch": self._order.epoch + done, "batches": 0 if done else self._handed}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from there at the next iteration."""
+        self._order.set_epoch(int(state["epoch"]))
+        self._handed = self._skip = int(state["batches"])
+
+
+def make_loader(
+    dataset: PatchDataset, batch_size: int, *, sampler: EpochSampler | None = None, workers: int = 0
+) -> DataLoader[Sample]:
+    """Make a loader: over a sampler's draws (a `PatchLoader`), or without one over every row in order.
+
+    Batches are `Batch`: a list of images and a list of targets.
+    """
+    if sampler is not None:
+        return PatchLoader(dataset, batch_size, sampler, workers=workers)
+    return DataLoader(dataset, batch_size=batch_size, shuffle=False, **_process_options(workers))
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples → a list of images and a list of targets; nothing is stacked, sizes may differ."""
+    return [image for image, _ in samples], [target for _, target in samples]
+
+
+def _process_options(workers: int) -> dict[str, Any]:
+    return {
+        "num_workers": workers,
+        "collate_fn": collate,
+        "pin_memory": torch.cuda.is_available(),
+        # Its own generator: making an iterator draws a number, which must not come from the global stream, or a
+        # resumed run would be one number behind.
+        "generator": torch.Generator(),
+        "worker_init_fn": _prepare_worker,
+        "persistent_workers": workers > 0,
+        # A forked copy of a process with threads (zarr, OpenMP) can hang.
+        "multiprocessing_context": "spawn" if workers else None,
+    }
+
+
+def _prepare_worker(_: int) -> None:
+    info = get_worker_info()
+    if info is not None and getattr(info.dataset, "augment", None) is not None:
+        limit_threads()
+
+
+def _sample(image: NDArray[np.uint8], targets: PatchTargets) -> Sample:
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return pixels, {
+        "boxes": torch.from_numpy(targets.boxes),
+        "labels": torch.from_numpy(targets.labels),
+        "ignore_boxes": torch.from_numpy(targets.ignore_boxes),
+    }

@@ -1,0 +1,251 @@
+"""The patch index of a data set: one row a patch with its class counts. No pixel is read to make it."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from wsi_detect import artifact, schema, taxonomy
+from wsi_detect.data.targets import IGNORED_LABEL, MIN_VISIBLE, patch_targets
+from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError
+from wsi_detect.geometry import Boxes, PatchFrame
+
+INDEX_NAME = "index.parquet"
+
+#: Patches of one data set may differ in µm per px by this share: a network cannot tell.
+_MPP_TOLERANCE = 0.02
+
+_log = logging.getLogger(__name__)
+
+
+class IndexedStore(Protocol):
+    """What the index wants to know of a patch store."""
+
+    @property
+    def path(self) -> Path:
+        """Folder of the store."""
+
+    @property
+    def patch_px(self) -> int:
+        """Side of a patch, patch px."""
+
+    @property
+    def mpp(self) -> float:
+        """µm per patch px."""
+
+    @property
+    def patch_ids(self) -> NDArray[np.int64]:
+        """Index of each stored patch in the slide's grid, (N,)."""
+
+    @property
+    def coverage(self) -> NDArray[np.float32]:
+        """Fraction of each patch inside the cell mask, (N,)."""
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[np.float32]]:
+        """Numbers of each patch, (N,) each; `focus` is one, NaN where it was not measured."""
+
+    def frame(self, i: int) -> PatchFrame:
+        """Where patch `i` lies."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlideLabels:
+    """The annotations of one slide: boxes (A, 4) float64 xyxy in slide px, labels (A,) int64 indices into classes."""
+
+    boxes: Boxes
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchIndex:
+    """An index read back.
+
+    Attributes:
+        slide_ids: (P,) slide of each patch.
+        patch_ids: (P,) int64 index of each patch in its slide's grid.
+        splits: (P,) name of the split of each patch.
+        counts: (P, K) int32 whole cells of each class.
+        classes: (K,) names; the labels of targets are indices into it.
+        stores: folder of each slide's patch store.
+        annotations: the table the counts were made from.
+        patch_px: side of every patch, patch px.
+        mpp: µm per patch px.
+        min_visible: share of a box that made it count.
+    """
+
+    slide_ids: tuple[str, ...]
+    patch_ids: NDArray[np.int64]
+    splits: tuple[str, ...]
+    counts: NDArray[np.int32]
+    classes: tuple[str, ...]
+    stores: Mapping[str, Path]
+    annotations: Path
+    patch_px: int
+    mpp: float
+    min_visible: float
+
+    def __len__(self) -> int:
+        return len(self.slide_ids)
+
+    def rows(self, split: str) -> NDArray[np.int64]:
+        """Rows of a split.
+
+        Raises:
+            LabelError: no patch is in it.
+        """
+        found = np.flatnonzero(np.array(self.splits, dtype=object) == split)
+        if not len(found):
+            raise LabelError(f"no patch is in split {split!r}; there are: {', '.join(sorted(set(self.splits)))}")
+        return found
+
+
+def build_index(
+    stores: Mapping[str, IndexedStore],
+    annotations: Path,
+    split: Mapping[str, str],
+    out: Path,
+    classes: Sequence[str],
+    *,
+    min_visible: float = MIN_VISIBLE,
+) -> Path:
+    """Write the index of a data set (STAGE index).
+
+    Folders of stores and the annotation table are recorded relative to the index, so that a data set can be moved.
+    A slide without annotations counts as background; a label outside `classes` becomes a region to ignore.
+
+    Args:
+        stores: patch store of each slide.
+        annotations: `annotations.parquet`.
+        split: name of the split of each slide, such as train or val.
+        out: folder; the index is `index.parquet` in it.
+        classes: taxonomy names, in the order the model will have them.
+        min_visible: share of a box that must be in a patch for the cell to count.
+
+    Raises:
+        LabelError: a slide has no split, a class is unknown, or annotations are of no use.
+        ConfigError: the stores differ in patch size or resolution.
+    """
+    slides = sorted(stores)
+    _check(stores, split, classes)
+    labels = read_labels(annotations, classes)
+    strangers = sorted(set(labels) - set(slides))
+    if strangers:
+        _log.warning(
+            "index: annotations of %d slides without a patch store are left out: %s", len(strangers), strangers
+        )
+    bare = [slide for slide in slides if slide not in labels]
+    if bare:
+        _log.warning("index: %d slides without annotations count as background: %s", len(bare), bare)
+    tables = [_slide_rows(s, stores[s], labels.get(s), split[s], (len(classes), min_visible)) for s in slides]
+    table = pa.concat_tables([artifact.empty_table(schema.INDEX), *tables])
+    target = out / INDEX_NAME
+    first = stores[slides[0]]
+    metadata = {
+        "classes": list(classes),
+        "stores": {slide: _relative(stores[slide].path, out) for slide in slides},
+        "annotations": _relative(annotations, out),
+        "patch_px": int(first.patch_px),
+        "mpp": float(first.mpp),
+        "min_visible": min_visible,
+    }
+    encoded = {key: json.dumps(value, sort_keys=True, allow_nan=False) for key, value in metadata.items()}
+    artifact.write_table(target, table, schema.INDEX, encoded)
+    _log.info("index: %d patches of %d slides", table.num_rows, len(slides))
+    return target
+
+
+def read_index(path: Path) -> PatchIndex:
+    """Read an index back.
+
+    Raises:
+        ArtifactError: it is missing, damaged or of another version.
+    """
+    table = artifact.read_table(path, schema.INDEX)
+    try:
+        facts: dict[str, Any] = {
+            key: json.loads(table.schema.metadata[key.encode()])
+            for key in ("classes", "stores", "annotations", "patch_px", "mpp", "min_visible")
+        }
+    except (KeyError, ValueError) as error:
+        raise DamagedArtifactError(f"{path} lacks its data set's facts ({error}); make the index again") from error
+    columns = len(facts["classes"])
+    flat = table["counts"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    folder = path.parent
+    return PatchIndex(
+        slide_ids=tuple(table["slide_id"].to_pylist()),
+        patch_ids=table["patch_id"].to_numpy(),
+        splits=tuple(table["split"].to_pylist()),
+        counts=flat.astype(np.int32).reshape(table.num_rows, columns),
+        classes=tuple(facts["classes"]),
+        stores={slide: _resolved(folder, name) for slide, name in facts["stores"].items()},
+        annotations=_resolved(folder, facts["annotations"]),
+        patch_px=facts["patch_px"],
+        mpp=facts["mpp"],
+        min_visible=facts["min_visible"],
+    )
+
+
+def read_labels(annotations: Path, classes: Sequence[str]) -> dict[str, SlideLabels]:
+    """Read annotations slide by slide; labels outside `classes` become `IGNORED_LABEL`."""
+    table = artifact.read_table(annotations, schema.ANNOTATIONS)
+    number = {name: k for k, name in enumerate(classes)}
+    slides = np.array(table["slide_id"].to_pylist(), dtype=object)
+    labels = np.array([number.get(name, IGNORED_LABEL) for name in table["label"].to_pylist()], dtype=np.int64)
+    boxes = np.column_stack([table[name].to_numpy() for name in schema.BOX_COLUMNS])
+    return {str(s): SlideLabels(boxes[slides == s], labels[slides == s]) for s in sorted(set(slides))}
+
+
+def _slide_rows(
+    slide_id: str, store: IndexedStore, labels: SlideLabels | None, split: str, rule: tuple[int, float]
+) -> pa.Table:
+    columns, min_visible = rule
+    known = labels or SlideLabels(np.zeros((0, 4)), np.zeros(0, np.int64))
+    counts = []
+    for i in range(len(store.patch_ids)):
+        found = patch_targets(known.boxes, known.labels, store.frame(i), store.patch_px, min_visible=min_visible)
+        counts.append(np.bincount(found.labels, minlength=columns).tolist())
+    rows = len(counts)
+    return pa.table(
+        {
+            "slide_id": pa.array([slide_id] * rows, pa.string()),
+            "patch_id": pa.array(np.asarray(store.patch_ids, dtype=np.int64)),
+            "split": pa.array([split] * rows, pa.string()),
+            "coverage": pa.array(np.asarray(store.coverage, dtype=np.float32)),
+            "focus": pa.array(np.asarray(store.columns["focus"], dtype=np.float32), from_pandas=True),
+            "counts": pa.array(counts, pa.list_(pa.int32())),
+        },
+        schema=schema.INDEX,
+    )
+
+
+def _check(stores: Mapping[str, IndexedStore], split: Mapping[str, str], classes: Sequence[str]) -> None:
+    if not stores or not classes or len(set(classes)) < len(classes):
+        raise LabelError("an index needs at least one slide and at least one class, none of them twice")
+    for name in classes:
+        taxonomy.cell_class(name)
+    lost = sorted(set(stores) - set(split))
+    if lost:
+        raise LabelError(f"slides without a split: {', '.join(lost)}; every slide needs one")
+    first, *others = (stores[slide] for slide in sorted(stores))
+    for slide, store in zip(sorted(stores)[1:], others, strict=True):
+        if store.patch_px != first.patch_px or abs(store.mpp / first.mpp - 1) > _MPP_TOLERANCE:
+            raise ConfigError(
+                f"slide {slide} has patches of {store.patch_px} px at {store.mpp:g} µm/px, the first slide "
+                f"{first.patch_px} px at {first.mpp:g}; tile all slides of a data set alike"
+            )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+
+
+def _resolved(folder: Path, name: str) -> Path:
+    return Path(os.path.normpath(folder / name))
