@@ -5,6 +5,7 @@ child costs the one item it was working on. Children forward their log records, 
 when the parent ends, however it ends.
 """
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from wsi_detect.errors import EnvironmentFaultError, MissingExtraError
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 T = TypeVar("T")
 R = TypeVar("R")
+
+#: The disk or its quota is full, or it cannot be written.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +86,16 @@ def one_line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def environment_fault(error: BaseException) -> EnvironmentFaultError | None:
+    """Return what to raise instead of an error of the operating system that no other item will be spared; else None."""
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return None
+    place = f" on {Path(error.filename).parent}" if isinstance(error.filename, str) else ""
+    return EnvironmentFaultError(
+        f"{(error.strerror or 'error').lower()}{place}; make room there, then run the same again"
+    )
+
+
 def _map_here(function: Callable[[S, T], R], items: Sequence[T], setup: Callable[[], S]) -> Iterator[Outcome[T, R]]:
     state = setup() if items else None
     for item in items:
@@ -95,6 +110,9 @@ def _attempt(function: Callable[[Any, T], R], state: Any, item: T) -> tuple[str,
     except EnvironmentFaultError as error:
         return "fault", _portable(error)
     except Exception as error:
+        fault = environment_fault(error)
+        if fault is not None:
+            return "fault", fault
         # Recorded in the log and in the outcome: one bad item must not cost the others.
         _log.error("%s", traceback.format_exc())
         return "failed", f"{type(error).__name__}: {one_line(error)}"

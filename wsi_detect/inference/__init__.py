@@ -16,6 +16,7 @@ class Runtime(Protocol):
         *,
         score_threshold: float | None = None,
         nms: Literal["agnostic", "class"] | None = None,
+        threads: int | None = None,
     ) -> Detector:
         """Load a bundle."""
         ...
@@ -27,10 +28,11 @@ def _torch(
     *,
     score_threshold: float | None = None,
     nms: Literal["agnostic", "class"] | None = None,
+    threads: int | None = None,
 ) -> Detector:
     from wsi_detect.inference.torch import load
 
-    return load(bundle, device, score_threshold=score_threshold, nms=nms)
+    return load(bundle, device, score_threshold=score_threshold, nms=nms, threads=threads)
 
 
 #: Name → `load`; the back end itself is imported when it is asked for.

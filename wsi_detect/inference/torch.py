@@ -61,6 +61,7 @@ def load(
     *,
     score_threshold: float | None = None,
     nms: Literal["agnostic", "class"] | None = None,
+    threads: int | None = None,
 ) -> TorchDetector:
     """Load a bundle for inference.
 
@@ -69,11 +70,14 @@ def load(
         device: a PyTorch device, or "auto" for a GPU where there is one and the CPU elsewhere.
         score_threshold: report detections above this score; None keeps the bundle's own.
         nms: suppress within a class, or whatever the class; None keeps the model's own.
+        threads: CPU threads of this process; None leaves PyTorch its own number.
 
     Raises:
         ModelError: the bundle is unusable.
         ConfigError: there is no such device.
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
     model, info = load_bundle(bundle)
     rule: dict[str, Any] = {"score_threshold": info.score_threshold if score_threshold is None else score_threshold}
     if nms is not None:
