@@ -1,0 +1,216 @@
+"""Many slides: which are done, which are to do, what became of each, and the exit code of it all."""
+
+import csv
+import io
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsi_detect import __version__, artifact
+from wsi_detect.errors import (
+    EXIT_INCOMPLETE,
+    EXIT_INVALID_INPUT,
+    EXIT_OK,
+    SlideError,
+    StaleArtifactError,
+)
+from wsi_detect.inference import RUNTIMES, Runtime
+from wsi_detect.run import stages
+from wsi_detect.run.config import RunConfig, RunOptions
+from wsi_detect.run.slide_list import SlideRow, part_of, write_slides
+from wsi_detect.run.status import NOT_SCREENED, SCREENED, STATUS, Status
+from wsi_detect.workers import Outcome, map_items
+
+if TYPE_CHECKING:
+    from wsi_detect.inference.detector import Detector
+
+RUN = "run.json"
+_COLUMNS = ("slide_id", "status", "reason", "cells")
+_SHARES = ("examined_fraction", "unreadable_fraction", "no_data_fraction", "failed_fraction")
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is done to every slide, and where; crosses to worker processes.
+
+    Attributes:
+        out: folder of the run.
+        bundle: the model.
+        config: of all stages.
+        options: what is decided from run to run.
+        device: for the detector.
+        part: `i/n` takes a disjoint part of the slides, for schedulers; parts may run at once into one folder.
+        runtime: how the bundle is loaded; None looks up `config.detection.runtime`.
+    """
+
+    out: Path
+    bundle: Path
+    config: RunConfig = field(default_factory=RunConfig)
+    options: RunOptions = field(default_factory=RunOptions)
+    device: str = "auto"
+    part: str | None = None
+    runtime: Runtime | None = None
+
+    def __call__(self) -> "tuple[Batch, Detector]":
+        """Set up a worker: load the detector once."""
+        rule = self.config.detection
+        load = self.runtime or RUNTIMES[rule.runtime]
+        detector = load(
+            self.bundle, self.device, score_threshold=rule.score_threshold, nms=rule.nms, threads=rule.threads
+        )
+        return self, detector
+
+    def file(self, name: str, suffix: str) -> Path:
+        """Path of a file of the run; each part of a run has its own."""
+        part = "" if self.part is None else f".part-{self.part.replace('/', '-of-')}"
+        return self.out / f"{name}{part}{suffix}"
+
+
+def run_batch(
+    rows: Sequence[SlideRow],
+    batch: Batch,
+    *,
+    workers: int | None = 1,
+    ray_address: str | None = None,
+    on_done: Callable[[Status], None] | None = None,
+) -> list[Status]:
+    """Screen slides; the same call again continues where the last one stopped.
+
+    Args:
+        rows: the slides, in any order.
+        batch: what is done to each.
+        workers: processes, each with its own detector; 0 works in this process. Tables do not depend on it.
+        ray_address: map over the Ray cluster there; `batch.out` must be a folder all its machines share.
+        on_done: called with each slide's status as it becomes known.
+
+    Returns:
+        The statuses, by slide id. `slides.parquet`, `summary.csv` and `failures.csv` are written to `batch.out`.
+
+    Raises:
+        OutputBusyError: another run holds the folder, or a slide in it.
+        StaleArtifactError: results made under another configuration or model are there and `overwrite` is not set.
+        EnvironmentFaultError: the machine stands in the way.
+    """
+    from wsi_detect.detectors.info import read_info
+
+    rows = sorted(rows, key=lambda row: row.slide_id)
+    rows = rows if batch.part is None else part_of(rows, batch.part)
+    info = read_info(batch.bundle)
+    with ExitStack() as held:
+        held.enter_context(artifact.lock(batch.out if batch.part is None else batch.file("", "")))
+        _record_run(batch, info.model_id)
+        write_slides(batch.file("slides", ".parquet"), rows)
+        statuses = _finished(rows, batch, info)
+        todo = [row for row in rows if row.slide_id not in statuses]
+        if statuses:
+            _log.info("resuming: %d of %d slides done", len(statuses), len(rows))
+        for status in statuses.values():
+            _tell(on_done, status)
+        for outcome in map_items(_screen, todo, batch, workers=workers, ray_address=ray_address):
+            status = _status_of(outcome, batch.out)
+            statuses[status["slide_id"]] = status
+            _tell(on_done, status)
+        result = [statuses[row.slide_id] for row in rows]
+        _write_csv(batch.file("summary", ".csv"), [_summary_row(status, info.classes) for status in result])
+        _write_csv(batch.file("failures", ".csv"), [_failure(entry) for entry in result if entry["status"] != SCREENED])
+    return result
+
+
+def exit_code(statuses: Sequence[Mapping[str, Any]]) -> int:
+    """0 when every slide is SCREENED, 4 when every one is NOT SCREENED, 3 in between."""
+    states = {status["status"] for status in statuses}
+    if states <= {SCREENED}:
+        return EXIT_OK
+    return EXIT_INVALID_INPUT if states == {NOT_SCREENED} else EXIT_INCOMPLETE
+
+
+def _screen(state: "tuple[Batch, Detector]", row: SlideRow) -> Status:
+    batch, detector = state
+    with artifact.lock(batch.out / row.slide_id):
+        return stages.run_slide(row, batch.out, detector, batch.config, batch.options)
+
+
+def _status_of(outcome: Outcome[SlideRow, Status], out: Path) -> Status:
+    if outcome.result is not None:
+        return outcome.result
+    return stages.give_up(outcome.item, out, outcome.error or "unknown")
+
+
+def _tell(on_done: Callable[[Status], None] | None, status: Status) -> None:
+    if on_done is not None:
+        on_done(status)
+
+
+def _record_run(batch: Batch, model_id: str) -> None:
+    """Enter configuration and model; refuse to mix them with those of an earlier run."""
+    path = batch.out / RUN
+    values = {"config": batch.config.model_dump(mode="json"), "model_id": model_id, "version": __version__}
+    if path.exists():
+        known = artifact.read_json(path)
+        changes = _differences("", {**known, "version": __version__}, values)
+        if changes and not batch.options.overwrite:
+            raise StaleArtifactError(
+                f"{batch.out} holds a run with other settings: {'; '.join(changes[:5])}; "
+                "use --overwrite or give another --out"
+            )
+        if not changes:
+            return
+    artifact.write_json(path, values)
+
+
+def _differences(where: str, old: Any, new: Any) -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = sorted(set(old) | set(new))
+        return [text for name in names for text in _differences(f"{where}.{name}", old.get(name), new.get(name))]
+    return [] if old == new else [f"{where.removeprefix('.').removeprefix('config.')} {old} → {new}"]
+
+
+def _finished(rows: Sequence[SlideRow], batch: Batch, info: Any) -> dict[str, Status]:
+    """Statuses of the slides that need nothing more; results of another plan are refused before anything starts."""
+    done: dict[str, Status] = {}
+    stale: list[str] = []
+    for row in rows:
+        try:
+            job = stages.plan(row, batch.out, info, batch.config, batch.options)
+        except (SlideError, OSError) as error:
+            # The worker meets it again and records it.
+            _log.debug("%s cannot be planned: %s", row.slide_id, error)
+            continue
+        if stages.is_finished(job):
+            done[row.slide_id] = artifact.read_json(job.folder / STATUS)
+        elif stages.stale_stages(job):
+            stale.append(row.slide_id)
+    if stale and not batch.options.overwrite:
+        raise StaleArtifactError(
+            f"results of {len(stale)} slide(s), first {stale[0]}, were made from another slide file, resolution, "
+            "preparation or model; use --overwrite or give another --out"
+        )
+    return done
+
+
+def _summary_row(status: Status, classes: Sequence[str]) -> dict[str, Any]:
+    counts = status.get("counts") or {}
+    return {
+        **{name: status.get(name) for name in _COLUMNS},
+        **{name: counts.get(name) for name in classes},
+        **{name: status.get(name) for name in _SHARES},
+        "outside_domain": status.get("outside_domain"),
+    }
+
+
+def _failure(status: Status) -> dict[str, Any]:
+    return {name: status.get(name) for name in ("slide_id", "status", "reason")}
+
+
+def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    names = list(rows[0]) if rows else ["slide_id", "status", "reason"]
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    artifact.write_bytes(path, stream.getvalue().encode())
