@@ -4,7 +4,6 @@ The description is Aperio's, so that OpenSlide takes levels, resolution and miss
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,8 @@ Pixels = NDArray[np.uint8]
 Rows = Callable[[int, int], Pixels]
 
 
-@dataclass(frozen=True, slots=True)
-class JpegOptions:
-    """How tiles are compressed; colour is never subsampled (4:4:4)."""
-
-    quality: int = 90
-
-
 def write_pyramid(
-    path: Path, rows: Rows, *, width: int, height: int, mpp: float | None, jpeg: JpegOptions | None = None
+    path: Path, rows: Rows, *, width: int, height: int, mpp: float | None, quality: int = 90, note: str = "painted"
 ) -> Path:
     """Write a slide band by band: level 0, then one level a factor of 4 until a level fits into four tiles.
 
@@ -39,12 +31,12 @@ def write_pyramid(
         width: of level 0, px.
         height: of level 0, px.
         mpp: µm per px written into the description; None writes none.
-        jpeg: compression of the tiles.
+        quality: JPEG quality; colour is never subsampled (4:4:4).
+        note: what the file is, for its description.
 
     Returns:
         `path`.
     """
-    jpeg = jpeg or JpegOptions()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tifffile.TiffWriter(path) as tiff:
         level = 0
@@ -59,9 +51,9 @@ def write_pyramid(
                 photometric="rgb",
                 subsampling=(1, 1),
                 compression="jpeg",
-                compressionargs={"level": jpeg.quality},
+                compressionargs={"level": quality},
                 subfiletype=1 if level else 0,
-                description=_description(width, height, mpp, jpeg) if level == 0 else None,
+                description=_description(width, height, mpp, quality, note) if level == 0 else None,
                 metadata=None,
             )
             if max(width, height) <= 2 * TILE_PX:
@@ -144,10 +136,10 @@ def _rows_of(pixels: Pixels) -> Rows:
     return lambda y0, y1: pixels[y0:y1]
 
 
-def _description(width: int, height: int, mpp: float | None, jpeg: JpegOptions) -> str:
-    size = f"{width}x{height} [0,0 {width}x{height}] ({TILE_PX}x{TILE_PX}) JPEG/RGB Q={jpeg.quality}"
+def _description(width: int, height: int, mpp: float | None, quality: int, note: str) -> str:
+    size = f"{width}x{height} [0,0 {width}x{height}] ({TILE_PX}x{TILE_PX}) JPEG/RGB Q={quality}"
     facts = "" if mpp is None else f"|AppMag = {10 / mpp:g}|MPP = {mpp:.6f}"
-    return f"Aperio Image Library (painted)\r\n{size}{facts}"
+    return f"Aperio Image Library ({note})\r\n{size}{facts}"
 
 
 def _tile_box(page: tifffile.TiffPage, number: int, scale: float) -> Box:
