@@ -1,0 +1,7 @@
+"""Labels in: a vendor's file and a data card's class map → `annotations.parquet`."""
+
+from wsi_detect.annotations.annotation import Annotation
+from wsi_detect.annotations.class_map import ClassMap
+from wsi_detect.annotations.importer import IMPORTERS, import_annotations
+
+__all__ = ["IMPORTERS", "Annotation", "ClassMap", "import_annotations"]

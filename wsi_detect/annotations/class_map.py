@@ -1,0 +1,71 @@
+"""Source labels → taxonomy names, read from a data card; a label the card does not know is an error."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wsi_detect import config, taxonomy
+from wsi_detect.errors import LabelError, UnmappedLabelError
+
+CLASSES_NAME = "classes.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMap:
+    """What a data set's labels mean.
+
+    Attributes:
+        source: file the map was read from, for messages.
+        labels: source label → taxonomy name, or None for a label left out on purpose.
+    """
+
+    source: Path
+    labels: Mapping[str, str | None]
+
+    @classmethod
+    def from_card(cls, folder: Path) -> "ClassMap":
+        """Read `classes.yaml` of a data card: a mapping of source labels to taxonomy names or null.
+
+        Raises:
+            LabelError: an entry is not text or null, or there is none.
+            UnmappedLabelError: a name is not in the taxonomy.
+            ConfigError: the file is absent or not a YAML mapping.
+        """
+        path = folder / CLASSES_NAME
+        entries = config.read_yaml(path)
+        for label, name in entries.items():
+            # YAML reads an unquoted `no` as false and `1` as a number.
+            if not isinstance(label, str) or not isinstance(name, str | None):
+                raise LabelError(f"{path}: {label!r}: {name!r} must be text to text (quote it), or text to null")
+            if name is not None and name not in taxonomy.CLASSES:
+                raise UnmappedLabelError(f"{path}: {label!r} is mapped to {name!r}, which is not in the taxonomy")
+        if not any(entries.values()):
+            raise LabelError(f"{path}: no label is mapped to a class")
+        return cls(path, entries)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Taxonomy names that occur, in the card's order."""
+        return tuple(dict.fromkeys(name for name in self.labels.values() if name is not None))
+
+    def check(self, labels: Iterable[str]) -> None:
+        """Refuse labels the card does not know, all of them at once.
+
+        Raises:
+            UnmappedLabelError: with the labels and the card's file.
+        """
+        unknown = sorted(set(labels) - set(self.labels))
+        if unknown:
+            raise UnmappedLabelError(
+                f"labels not in {self.source}: {', '.join(map(repr, unknown))}; give each a taxonomy name, or null "
+                "to leave it out"
+            )
+
+    def to_taxonomy(self, label: str) -> str | None:
+        """Return the taxonomy name of a source label, None if it is left out on purpose.
+
+        Raises:
+            UnmappedLabelError: the card does not know the label.
+        """
+        self.check([label])
+        return self.labels[label]
