@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, Protocol
 
+from wsi_detect.errors import MissingExtraError
 from wsi_detect.inference.detector import Detections, Detector
 
 
@@ -30,8 +31,12 @@ def _torch(
     nms: Literal["agnostic", "class"] | None = None,
     threads: int | None = None,
 ) -> Detector:
-    from wsi_detect.inference.torch import load
-
+    try:
+        from wsi_detect.inference.torch import load
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "torchvision", "safetensors"):
+            raise MissingExtraError("detecting cells with PyTorch", "detect") from error
+        raise
     return load(bundle, device, score_threshold=score_threshold, nms=nms, threads=threads)
 
 

@@ -18,7 +18,7 @@ from pydantic import Field
 from wsi_detect import artifact, schema
 from wsi_detect.config import Config, digest
 from wsi_detect.errors import ResolutionMismatchError, StaleArtifactError
-from wsi_detect.inference.detector import Detections, Detector
+from wsi_detect.inference.detector import Detections, Detector, detection_rows
 
 if TYPE_CHECKING:
     from wsi_detect.slides.resample import RegionPixels
@@ -128,7 +128,7 @@ def _claim(folder: Path, key: dict[str, Any]) -> None:
 
 def _write_part(part: Path, store: "PatchStore", detector: Detector, rows: range, config: DetectionConfig) -> int:
     """Detect on one shard; the patches' states travel in the metadata, so that one rename commits both."""
-    classes = list(detector.info.classes)
+    name, classes = store.slide.slide_id, detector.info.classes
     tables: list[pa.Table] = []
     states: list[dict[str, Any]] = []
     for batch in _batches(rows, config.batch_size):
@@ -140,7 +140,7 @@ def _write_part(part: Path, store: "PatchStore", detector: Detector, rows: range
             found = answers.get(k)
             states.append(_state(store, row, regions[k], found))
             if found is not None and len(found) and found.is_finite():
-                tables.append(_rows(store, row, found, classes))
+                tables.append(detection_rows(name, int(store.patch_ids[row]), store.frame(row), found, classes))
     table = pa.concat_tables(tables) if tables else artifact.empty_table(schema.DETECTIONS)
     metadata = {"classes": json.dumps(classes), "patches": json.dumps(states, allow_nan=False)}
     artifact.write_table(part, table, schema.DETECTIONS, metadata)
@@ -175,21 +175,6 @@ def _state(store: "PatchStore", row: int, region: "RegionPixels", found: Detecti
         "no_data": float(region.no_data),
         "unreadable": float(region.unreadable),
     }
-
-
-def _rows(store: "PatchStore", row: int, found: Detections, classes: list[str]) -> pa.Table:
-    """Return rows of `DETECTIONS`, in slide px."""
-    boxes = store.frame(row).to_slide(found.boxes)
-    count = len(found)
-    columns: dict[str, Any] = {
-        "slide_id": [store.slide.slide_id] * count,
-        "patch_id": np.full(count, int(store.patch_ids[row]), np.int64),
-        **{name: boxes[:, k] for k, name in enumerate(schema.BOX_COLUMNS)},
-        "label": [classes[label] for label in found.labels],
-        "score": found.scores.astype(np.float32),
-        "class_scores": list(found.class_scores.astype(np.float32)),
-    }
-    return pa.table(columns, schema=schema.DETECTIONS)
 
 
 def _patches(parts: list[Path]) -> pa.Table:

@@ -1,10 +1,14 @@
 """What every runtime offers: uint8 patches in, detections out."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from wsi_detect import schema
+from wsi_detect.geometry import PatchFrame
 
 if TYPE_CHECKING:
     from wsi_detect.detectors.info import DetectorInfo
@@ -59,3 +63,20 @@ class Detector(Protocol):
     def __call__(self, patches: NDArray[np.uint8]) -> list[Detections]:
         """Patches (B, H, W, 3) uint8 RGB → one `Detections` each; no patch influences another."""
         ...
+
+
+def detection_rows(
+    slide_id: str, patch_id: int, frame: PatchFrame, found: Detections, classes: tuple[str, ...]
+) -> pa.Table:
+    """Return the detections of one patch as rows of `schema.DETECTIONS`, in slide px."""
+    boxes = frame.to_slide(found.boxes)
+    count = len(found)
+    columns: dict[str, Any] = {
+        "slide_id": [slide_id] * count,
+        "patch_id": np.full(count, patch_id, np.int64),
+        **{name: boxes[:, k] for k, name in enumerate(schema.BOX_COLUMNS)},
+        "label": [classes[label] for label in found.labels],
+        "score": found.scores.astype(np.float32),
+        "class_scores": list(found.class_scores.astype(np.float32)),
+    }
+    return pa.table(columns, schema=schema.DETECTIONS)

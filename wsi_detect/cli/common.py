@@ -1,0 +1,81 @@
+"""What commands share: options, logging, configuration."""
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from wsi_detect.config import Config
+
+C = TypeVar("C", bound="Config")
+
+EXIT_PIPE = 141
+
+Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file, one section a stage.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the file.")]
+Mpp = Annotated[float | None, typer.Option(help="µm per px, where the file does not say or says it wrong.")]
+Model = Annotated[Path | None, typer.Option("--model", help="Model bundle; the one that comes along if not given.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
+Workers = Annotated[int, typer.Option(min=0, help="Processes.")]
+
+
+class Commands(TyperGroup):
+    """The command group; a reader that closes the pipe ends the program quietly."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Nobody reads on; what is still buffered must not fail once more at exit.
+            with contextlib.suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(EXIT_PIPE) from None
+
+
+def start(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
+) -> None:
+    """Set up logging on standard error; results go to standard output."""
+    if version:
+        from wsi_detect import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("wsi_detect").setLevel(level)
+
+
+def section(path: Path | None, name: str, kind: type[C], overrides: list[str] | None) -> C:
+    """Read one section of a configuration, the overrides of that section applied."""
+    from wsi_detect.config import parse, read_yaml, with_overrides
+    from wsi_detect.errors import ConfigError
+
+    values = with_overrides(read_yaml(path) if path else {}, overrides or []).get(name) or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: section {name!r} must be a mapping")
+    return parse(values, kind, where=f"{path or 'command line'}: section {name!r}")
+
+
+def bundle_of(model: Path | None) -> Path:
+    """Return the bundle asked for, or the one that comes with the package."""
+    from wsi_detect.detectors.info import default_bundle
+
+    return model or default_bundle()
+
+
+def show(rows: dict[str, Any]) -> None:
+    """Print facts in two columns."""
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        typer.echo(f"{name:<{width}}  {value}")
