@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_detect.geometry import box_iou
 from wsi_detect.stitching import nms, ownership
 from wsi_detect.stitching.stitcher import StitchingConfig
 from wsi_detect.tiling.grid import TileGrid
 
-F = NDArray[np.float64]
-I = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Index = NDArray[np.int64]
 WIDTH = HEIGHT = 12_000
 
 
@@ -29,13 +28,13 @@ WIDTH = HEIGHT = 12_000
 class Scene:
     """What patches report of painted cells: boxes (N, 4) slide px, patch (N,), truth (N,), score (N,)."""
 
-    boxes: F
-    patch: I
-    truth: I
-    score: F
+    boxes: Floats
+    patch: Index
+    truth: Index
+    score: Floats
 
 
-def paint(number: int, smallest: float, largest: float, clumped: float, rng: np.random.Generator) -> F:
+def paint(number: int, smallest: float, largest: float, clumped: float, rng: np.random.Generator) -> Floats:
     """Boxes (number, 4): cells at random places, a share of them beside another cell, pairwise IoU 0.3 to 0.6."""
     single = number - round(number * clumped)
     size = rng.uniform(smallest, largest, (single, 2))
@@ -54,7 +53,7 @@ def paint(number: int, smallest: float, largest: float, clumped: float, rng: np.
     return np.vstack([boxes, moved[fits]])
 
 
-def show(cells: F, grid: TileGrid, jitter: float, cut_high: bool, rng: np.random.Generator) -> Scene:
+def show(cells: Floats, grid: TileGrid, jitter: float, cut_high: bool, rng: np.random.Generator) -> Scene:
     """What each patch reports of the cells: their visible part, jittered, with a random score."""
     parts = []
     for patch, window in enumerate(grid.boxes()):
@@ -70,7 +69,7 @@ def show(cells: F, grid: TileGrid, jitter: float, cut_high: bool, rng: np.random
     return Scene(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def merge(scene: Scene, grid: TileGrid, config: StitchingConfig) -> tuple[I, float]:
+def merge(scene: Scene, grid: TileGrid, config: StitchingConfig) -> tuple[Index, float]:
     """Truth of every founding view, and seconds."""
     start = time.perf_counter()
     views = ownership.view(
@@ -105,7 +104,7 @@ def errors(config: StitchingConfig, case: dict[str, float], seeds: int, number: 
 
 def cases(jitters: list[float]) -> list[dict[str, float]]:
     """The scenes measured: patch 512, overlap as large as the largest cell, cells alone and in clumps."""
-    base = {"patch": 512, "overlap": 96, "smallest": 20, "largest": 80, "cut_high": 1}
+    base = {"patch": 512, "overlap": 80, "smallest": 20, "largest": 80, "cut_high": 1}
     return [{**base, "clumped": clumped, "jitter": jitter} for clumped in (0.0, 0.4) for jitter in jitters]
 
 

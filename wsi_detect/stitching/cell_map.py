@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -93,7 +93,7 @@ class CellMap:
             shapes[known] = shapely.from_wkb(outlines.filter(pa.array(known)).to_pylist())
         return shapes
 
-    def rows(self, chunk: int = 8192) -> Iterator[dict[str, object]]:
+    def rows(self, chunk: int = 8192) -> Iterator[dict[str, Any]]:
         """Yield cells one by one as plain mappings, a chunk in memory at a time."""
         for batch in self.table.to_batches(max_chunksize=chunk):
             yield from batch.to_pylist()

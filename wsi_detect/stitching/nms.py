@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_detect.geometry import box_area
 from wsi_detect.stitching.ownership import Views
 from wsi_detect.stitching.pairs import Index, Pairs, compare, overlapping
 
@@ -10,7 +11,9 @@ from wsi_detect.stitching.pairs import Index, Pairs, compare, overlapping
 def rank(views: Views, score: NDArray[np.float64], label: Index) -> Index:
     """Return the place (N,) of each view in the one total order, 0 the first to found a cell.
 
-    Owned before not owned, whole before cut whatever their scores, then score, then geometry, label and patch.
+    Owned before not owned, whole before cut whatever their scores, then score, then geometry, label and patch. Of
+    cut boxes the larger comes first: a cell that fits the overlap with nothing to spare is near an edge in every
+    patch, and the larger view is the whole one.
 
     Args:
         views: the detections.
@@ -18,7 +21,8 @@ def rank(views: Views, score: NDArray[np.float64], label: Index) -> Index:
         label: (N,) place of the label among the sorted names.
     """
     x0, y0, x1, y1 = views.boxes.T
-    order = np.lexsort((views.patch, label, x1, y1, x0, y0, -score, views.cut, ~views.owned))
+    missing = np.where(views.cut, -box_area(views.boxes), 0.0)
+    order = np.lexsort((views.patch, label, x1, y1, x0, y0, -score, missing, views.cut, ~views.owned))
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
     return place
