@@ -31,7 +31,7 @@ _steps = itertools.count(1)
 
 
 def _fault_point() -> None:
-    """Stop here if a test asked for it: `WSI_DETECT_FAULT=kill:N` or `errno:N:CODE` at the N-th step of this process."""
+    """Stop here if a test asked: `WSI_DETECT_FAULT=kill:N` or `errno:N:CODE` at the N-th step of this process."""
     plan = os.environ.get("WSI_DETECT_FAULT")
     if not plan:
         return

@@ -1,5 +1,6 @@
-"""Configuration files: one YAML per job, sections named after stages, unknown keys refused with the nearest valid name."""
+"""Configuration files: one YAML per job, sections named after stages; an unknown key is met with the nearest."""
 
+import copy
 import difflib
 import hashlib
 import json
@@ -39,7 +40,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {len(raw)} bytes; a configuration may have {MAX_BYTES}")
     try:
         content = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a plain ValueError
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if content is None:
         return {}
@@ -75,7 +76,8 @@ def read(path: Path, section: str, kind: type[C]) -> C:
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Apply `section.key=value` overrides (values in YAML syntax) to plain values."""
-    result: dict[str, Any] = json.loads(json.dumps(dict(values)))
+    # deepcopy keeps shared aliases shared, so that an alias bomb stays small.
+    result = copy.deepcopy(dict(values))
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
@@ -87,7 +89,10 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             if not isinstance(child, dict):
                 raise ConfigError(f"--set {override!r}: {parent!r} is not a section")
             node = child
-        node[last] = yaml.safe_load(text)
+        try:
+            node[last] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ConfigError(f"--set {override!r}: the value is not valid YAML: {error}") from error
     return result
 
 
@@ -109,7 +114,11 @@ def _unknown_key(where: str, place: str, kind: type[Config]) -> str:
     valid = list(_section(kind, parents).model_fields)
     near = difflib.get_close_matches(last, valid, n=1, cutoff=0.0)
     inside = f" in {'.'.join(parents)!r}" if parents else ""
-    return f"{where}: unknown key {last!r}{inside}; did you mean {near[0]!r}?" if near else f"{where}: unknown key {last!r}"
+    return (
+        f"{where}: unknown key {last!r}{inside}; did you mean {near[0]!r}?"
+        if near
+        else f"{where}: unknown key {last!r}"
+    )
 
 
 def _section(kind: type[Config], parents: Sequence[str]) -> type[Config]:

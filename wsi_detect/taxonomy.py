@@ -66,7 +66,7 @@ _ALL = (
     CellClass("CMV", "Cellular changes consistent with cytomegalovirus", "organism", 2, False, (110, 190, 150)),
     # Non-neoplastic findings.
     CellClass("REACTIVE", "Reactive changes", "non-neoplastic", 1, False, (86, 180, 233)),
-    CellClass("INFL", "Inflammatory cells or inflammation-associated change", "non-neoplastic", 1, False, (110, 190, 235)),
+    CellClass("INFL", "Inflammatory cells or inflammatory change", "non-neoplastic", 1, False, (110, 190, 235)),
     CellClass("RADIATION", "Radiation-associated change", "non-neoplastic", 1, False, (100, 170, 220)),
     CellClass("IUD", "Change associated with an intrauterine device", "non-neoplastic", 1, False, (120, 180, 220)),
     CellClass("REPAIR", "Reparative change", "non-neoplastic", 1, False, (130, 190, 225)),
