@@ -150,6 +150,13 @@ class WindowAugmenter:
         return Box(float(x0), float(y0), float(x0 + window_px), float(y0 + window_px))
 
 
+def modules_needed() -> list[str]:
+    """Names of the modules augmentation will import, for a server that imports once for many loading processes."""
+    # Otherwise the library asks the network for a newer version when it is imported.
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    return ["albumentations"]
+
+
 def limit_threads() -> None:
     """Keep OpenCV to the calling thread; for loader processes, which are already one a core.
 
@@ -241,8 +248,7 @@ def _albumentations() -> Any:
             'random streams; uninstall albumentationsx and run: pip install "wsi-detect[train]" '
             "(or set WSI_DETECT_ALLOW_ALBUMENTATIONSX=1)"
         )
-    # Otherwise the library asks the network for a newer version when it is imported.
-    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    modules_needed()
     try:
         import albumentations
     except ImportError as error:

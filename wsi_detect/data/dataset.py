@@ -1,6 +1,8 @@
 """Patches with their targets, and the loader that a stopped training run can take up again."""
 
+import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from wsi_detect.data.augment import Augmenter, limit_threads, sample_seed
+from wsi_detect.data.augment import Augmenter, limit_threads, modules_needed, sample_seed
 from wsi_detect.data.index import PatchIndex, SlideLabels, read_index, read_labels
 from wsi_detect.data.samplers import Draw, EpochSampler
 from wsi_detect.data.targets import PatchTargets, patch_targets
 from wsi_detect.errors import ConfigError, MissingArtifactError
 from wsi_detect.geometry import PatchFrame
+from wsi_detect.tiling.patch_store import PatchStore
 
 #: (image (3, H, W) uint8, {"boxes", "labels", "ignore_boxes"}).
 Sample = tuple[Tensor, dict[str, Tensor]]
@@ -121,8 +124,6 @@ class PatchDataset(Dataset[Sample]):
         if slide_id not in self._open:
             if len(self._open) >= _OPEN_STORES:
                 self._open.pop(next(iter(self._open)))
-            from wsi_detect.tiling.patch_store import PatchStore
-
             store = PatchStore.open(self.index.stores[slide_id])
             if store.index_only:
                 raise MissingArtifactError(
@@ -211,9 +212,16 @@ def _process_options(workers: int) -> dict[str, Any]:
         "generator": torch.Generator(),
         "worker_init_fn": _prepare_worker,
         "persistent_workers": workers > 0,
-        # A forked copy of a process with threads (zarr, OpenMP) can hang.
-        "multiprocessing_context": "spawn" if workers else None,
+        "multiprocessing_context": _fork_server() if workers else None,
     }
+
+
+def _fork_server() -> BaseContext:
+    # A forked copy of a process with threads (a GPU's, OpenMP's) can hang; a copy of a server without any cannot, and
+    # unlike a fresh process it need not import torch again.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, *modules_needed()])
+    return context
 
 
 def _prepare_worker(_: int) -> None:

@@ -1,0 +1,94 @@
+"""The index: counts, what is refused, what survives reading back and moving."""
+
+import shutil
+
+import pytest
+
+from wsi_detect.data.index import build_index, read_index
+from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError, MissingArtifactError, UnmappedLabelError
+
+CLASSES = ("NILM", "HSIL")
+ROWS = [
+    ("A", "NILM", 10, 10, 40, 40),  # patch 0
+    ("A", "NILM", 50, 10, 80, 40),  # patch 0
+    ("A", "HSIL", 90, 110, 120, 140),  # two thirds in patch 5, one third in patch 4: counts in neither
+    ("A", "HSIL", 95, 210, 195, 290),  # patch 9 shows 95 %
+    ("A", "SCC", 310, 310, 340, 340),  # a class the data set does not use
+    ("B", "HSIL", 300, 300, 400, 400),  # patch 15
+    ("X", "HSIL", 300, 300, 400, 400),  # no such store
+]
+
+
+@pytest.fixture
+def make(memory_store, write_annotations):
+    def made(folder, **changed):
+        return build_index(**arguments(folder, memory_store, write_annotations) | changed)
+
+    return made
+
+
+def arguments(folder, memory_store, write_annotations):
+    return {
+        "stores": {name: memory_store(folder / name / "patches.zarr") for name in ("B", "A")},
+        "annotations": write_annotations(folder / "annotations.parquet", ROWS),
+        "split": {"A": "train", "B": "val"},
+        "out": folder / "dataset",
+        "classes": CLASSES,
+    }
+
+
+def test_counts_are_those_of_whole_cells(tmp_path, make):
+    index = read_index(make(tmp_path))
+    assert index.slide_ids == ("A",) * 16 + ("B",) * 16
+    assert index.patch_ids.tolist() == [*range(16), *range(16)]
+    found = {
+        (index.slide_ids[k], int(index.patch_ids[k])): row.tolist() for k, row in enumerate(index.counts) if row.any()
+    }
+    assert found == {("A", 0): [2, 0], ("A", 9): [0, 1], ("B", 15): [0, 1]}
+    assert index.rows("val").tolist() == list(range(16, 32))
+    assert (index.classes, index.patch_px, index.mpp, index.min_visible) == (CLASSES, 100, 0.5, 0.75)
+
+
+def test_the_order_of_stores_does_not_matter(tmp_path, make, memory_store):
+    stores = {name: memory_store(tmp_path / name / "patches.zarr") for name in ("A", "B")}
+    first = make(tmp_path).read_bytes()
+    assert make(tmp_path, stores=stores).read_bytes() == first
+
+
+def test_a_data_set_can_be_moved(tmp_path, make):
+    make(tmp_path / "here")
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    index = read_index(tmp_path / "there" / "dataset" / "index.parquet")
+    assert index.stores["A"] == tmp_path / "there" / "A" / "patches.zarr"
+    assert index.annotations == tmp_path / "there" / "annotations.parquet"
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "words"),
+    [
+        ({"split": {"A": "train"}}, LabelError, "without a split: B"),
+        ({"classes": ("NILM", "NILM")}, LabelError, "none of them twice"),
+        ({"classes": ("NILM", "Dragon")}, UnmappedLabelError, "Dragon"),
+        ({"stores": {}}, LabelError, "at least one slide"),
+    ],
+)
+def test_what_is_refused(tmp_path, make, changed, error, words):
+    with pytest.raises(error, match=words):
+        make(tmp_path, **changed)
+
+
+@pytest.mark.parametrize("other", [{"patch_px": 200}, {"mpp": 0.6}])
+def test_stores_must_be_alike(tmp_path, make, memory_store, other):
+    stores = {"A": memory_store(tmp_path / "A"), "B": memory_store(tmp_path / "B", **other)}
+    with pytest.raises(ConfigError, match="slide B"):
+        make(tmp_path, stores=stores)
+
+
+def test_reading_back_refuses_what_is_no_index(tmp_path, make):
+    with pytest.raises(MissingArtifactError):
+        read_index(tmp_path / "index.parquet")
+    with pytest.raises(LabelError, match="no patch is in split 'test'"):
+        read_index(make(tmp_path)).rows("test")
+    (tmp_path / "index.parquet").write_bytes(b"no")
+    with pytest.raises(DamagedArtifactError):
+        read_index(tmp_path / "index.parquet")
