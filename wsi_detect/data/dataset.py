@@ -162,7 +162,7 @@ class PatchLoader(DataLoader[Sample]):
         self._handed = 0
         self._skip = 0
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # torch names its private class; a loop needs less
         """Hand out the rest of the epoch: all of it, unless a state was loaded just before."""
         self._handed, self._skip = self._skip, 0
         self._order.start = self._handed * self._size
