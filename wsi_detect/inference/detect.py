@@ -95,7 +95,7 @@ def _check_resolution(store: "PatchStore", detector: Detector, config: Detection
     if abs(store.mpp / info.mpp - 1) > config.mpp_tolerance:
         raise ResolutionMismatchError(
             f"the patches are at {store.mpp:.4g} µm/px, the model was trained at {info.mpp:.4g}; "
-            f"tile again with --set mpp={info.mpp:.4g}"
+            f"tile again with --set tiling.mpp={info.mpp:.4g}"
         )
 
 

@@ -170,7 +170,7 @@ def _header_faults(header: list[str]) -> list[str]:
     if "path" not in header:
         faults.append("no column 'path'")
     for name in header:
-        near = [] if name in _COLUMNS else difflib.get_close_matches(name, _COLUMNS, n=1, cutoff=0.75)
+        near = [] if name in _COLUMNS else difflib.get_close_matches(name, _COLUMNS, n=1, cutoff=0.66)
         if near and near[0] not in header:
             faults.append(f"unknown column {name!r}; did you mean {near[0]!r}?")
     return faults

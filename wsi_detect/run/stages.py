@@ -21,7 +21,6 @@ from wsi_detect.errors import (
 )
 from wsi_detect.exports.exporter import export_cells
 from wsi_detect.inference.detect import detect_patches
-from wsi_detect.report.slide_report import write_report
 from wsi_detect.run import status as states
 from wsi_detect.run.config import RunConfig, RunOptions, resolve
 from wsi_detect.run.slide_list import SlideRow
@@ -258,4 +257,6 @@ def _report(job: Job, slide: SlideReader) -> None:
         slide.info, job.info, job.config, job.options, preparation=job.preparation, patches=patches, counts=counts
     )
     artifact.write_json(job.folder / states.STATUS, status)
+    from wsi_detect.report.slide_report import write_report
+
     write_report(job.folder, slide=slide)

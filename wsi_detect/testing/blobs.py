@@ -1,7 +1,7 @@
 """A detector without weights for tests of everything around a detector: dark blobs, the same answer on every machine.
 
-It is a runtime as `inference.RUNTIMES` holds them: `load(bundle, …)`, by name importable in worker processes. The darker
-a blob, the graver the class it is called, so that several classes occur.
+It is a runtime as `inference.RUNTIMES` holds them: `load(bundle, …)`, importable by name in worker processes. The
+darker a blob, the graver the class it is called, so that several classes occur.
 """
 
 from dataclasses import dataclass

@@ -1,0 +1,61 @@
+"""Functions for worker processes: importable by name there."""
+
+import errno
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+
+from wsi_detect.errors import EnvironmentFaultError, MissingExtraError
+
+
+def pid_state():
+    return f"state of {os.getpid()}"
+
+
+def double(state, item):
+    return 2 * item
+
+
+def who(state, item):
+    time.sleep(0.3)
+    return os.getpid(), state
+
+
+def odd_ones_fail(state, item):
+    if item % 2:
+        raise ValueError(f"item {item}\nis odd")
+    return item
+
+
+def seven_kills(state, item):
+    if item == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def disk_full(state, item):
+    raise OSError(errno.ENOSPC, "No space left on device", "some/folder/file")
+
+
+def environment_fault(state, item):
+    raise EnvironmentFaultError("the machine is tired")
+
+
+def says_something(state, item):
+    logging.getLogger("wsi_detect.jobs").warning("item %d", item)
+    return item
+
+
+def setup_fails():
+    raise MissingExtraError("this", "detect")
+
+
+def setup_dies():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_pid_and_wait(state, item):
+    Path(item).write_text(str(os.getpid()))
+    time.sleep(60)
