@@ -143,6 +143,8 @@ def test_no_error_is_swallowed(path: Path):
 
 
 MAY_PRINT = {"cli", "demo", "pipelines", "scripts"}
+#: Where a forbidden call is right, and why.
+EXCEPTIONS = {("wsi_detect/tiling/pool.py", "pickle.loads"): "its own bytes, made in the same statement"}
 FORBIDDEN_CALLS = {
     "eval": "runs data as code",
     "exec": "runs data as code",
@@ -164,7 +166,7 @@ def test_no_forbidden_calls(path: Path):
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
-        if name in FORBIDDEN_CALLS:
+        if name in FORBIDDEN_CALLS and (_name(path), name) not in EXCEPTIONS:
             found.append(f"line {node.lineno}: {name} {FORBIDDEN_CALLS[name]}")
         keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
         if keywords.get("shell") == "True":
