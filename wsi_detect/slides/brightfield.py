@@ -3,18 +3,26 @@
 import numpy as np
 
 from wsi_detect.slides.reader import SlideReader
-from wsi_detect.slides.resample import thumbnail
+from wsi_detect.slides.resample import Overview, overview
 
-#: Stained smears, even crowded ones, transmit most of the light; fluorescence shows a few bright spots on black.
+_OVERVIEW_PX = 512
+#: Grey value the median of a slide in transmitted light exceeds; fluorescence shows a few bright spots on black.
 _DARK = 80.0
+#: Clean glass is light in all three colours. A slide with this share of it is bright field whatever fills the rest:
+#: some scanners fill what they left out with black and call it data.
+_LIGHT = 160
+_LIGHT_SHARE = 0.2
 
 
 def is_bright_field(reader: SlideReader) -> bool:
-    """Whether the slide looks like transmitted light: the median pixel with data is not dark.
+    """Whether the slide looks like transmitted light; one without any data counts as bright field."""
+    return looks_bright(overview(reader, _OVERVIEW_PX))
 
-    Areas without data come out white; a slide that is white all over counts as bright field.
-    """
-    rgb, _ = thumbnail(reader, 512)
-    drawn = rgb.reshape(-1, 3)
-    drawn = drawn[(drawn < 255).any(axis=1)]
-    return not len(drawn) or float(np.median(drawn.mean(axis=1))) >= _DARK
+
+def looks_bright(view: Overview) -> bool:
+    """Whether an overview looks like transmitted light: its median is not dark, or much of it is light glass."""
+    pixels = view.rgb[view.has_data]
+    if not len(pixels):
+        return True
+    light = float((pixels.min(axis=1) >= _LIGHT).mean())
+    return light >= _LIGHT_SHARE or float(np.median(pixels.mean(axis=1))) >= _DARK

@@ -5,31 +5,50 @@ file's properties only those named here.
 """
 
 import logging
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import openslide
+from numpy.typing import NDArray
 
-from wsi_detect.errors import (
-    DamagedSlideError,
-    EnvironmentFaultError,
-    ImplausibleResolutionError,
-    UnsupportedSlideError,
-)
+from wsi_detect.errors import DamagedSlideError, EnvironmentFaultError, MissingSlideError, UnsupportedSlideError
 from wsi_detect.geometry import Box
 from wsi_detect.slides.reader import Pixels, SlideInfo, check_request
+from wsi_detect.slides.tiff_tags import check_tiff
 
-#: 4.0.1 fixes CVE-2026-48977.
+#: 4.0.1 fixes CVE-2026-48977, and no wheel of it holds the libtiff that returned memory it had not written.
 _MINIMUM = (4, 0, 1)
-_SQUARE = 0.01
+#: Decoded tiles kept for each open slide: some two rows of patches of 1024 px.
+_CACHE_BYTES = 64 << 20
 
 _log = logging.getLogger(__name__)
 
 
 def accepts(path: Path) -> bool:
     """Whether OpenSlide recognises the file."""
-    return openslide.OpenSlide.detect_format(str(path)) is not None
+    return openslide.OpenSlide.detect_format(path) is not None
+
+
+def open(path: Path, slide_id: str) -> "OpenSlideReader":  # noqa: A001 - the name every format has
+    """Open a slide; see `OpenSlideReader`."""
+    return OpenSlideReader(path, slide_id)
+
+
+def check_library(version: str) -> None:
+    """Refuse an OpenSlide with known holes: a system library may be found instead of the one that was installed.
+
+    Raises:
+        EnvironmentFaultError: the version is older than 4.0.1, or is no version.
+    """
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+    if found < _MINIMUM:
+        raise EnvironmentFaultError(
+            f"OpenSlide {version} is loaded, at least 4.0.1 is needed: a slide file can attack older ones; "
+            'pip install --upgrade "openslide-bin>=4.0.1"'
+        )
 
 
 class OpenSlideReader:
@@ -39,54 +58,43 @@ class OpenSlideReader:
         """Open the slide.
 
         Raises:
-            UnsupportedSlideError: OpenSlide recognises the file but cannot open it.
-            ImplausibleResolutionError: its pixels are not square.
+            UnsupportedSlideError: OpenSlide recognises the file but cannot open it, or its tags are suspect.
             EnvironmentFaultError: the OpenSlide library is too old to be safe.
         """
-        found = tuple(int(part) for part in openslide.__library_version__.split(".")[:3])
-        if found < _MINIMUM:
-            raise EnvironmentFaultError(
-                f"OpenSlide {openslide.__library_version__} is loaded, at least 4.0.1 is needed; pip install -U openslide-bin"
-            )
+        check_library(openslide.__library_version__)
+        check_tiff(path)
         self._path = path
+        self._closed = False
         try:
-            self._slide = openslide.OpenSlide(str(path))
+            self._handle: openslide.OpenSlide | None = _open_handle(path)
         except openslide.OpenSlideError as error:
-            raise UnsupportedSlideError(f"{path}: OpenSlide cannot open it: {error}") from error
-        properties = self._slide.properties
-        self.info = SlideInfo(
-            slide_id=slide_id,
-            path=path,
-            width_px=self._slide.dimensions[0],
-            height_px=self._slide.dimensions[1],
-            mpp=_mpp(path, properties),
-            mpp_source="file" if openslide.PROPERTY_NAME_MPP_X in properties else "missing",
-            level_downsamples=tuple(float(value) for value in self._slide.level_downsamples),
-            bounds=_bounds(properties),
-            objective_power=_number(properties, openslide.PROPERTY_NAME_OBJECTIVE_POWER),
-            vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
-            icc=self._slide.color_profile is not None,
-            native_tile_px=_tile(properties),
-        )
+            raise UnsupportedSlideError(f"{path}: OpenSlide knows the format but cannot open it: {error}") from error
+        self.info = _facts(self._handle, path, slide_id)
 
     def read_region(self, x_px: int, y_px: int, level: int, width: int, height: int, *, plane: int = 0) -> Pixels:
-        """Read a rectangle; see `SlideReader.read_region`."""
+        """Read a rectangle; see `SlideReader.read_region`.
+
+        Raises:
+            ValueError: the rectangle cannot be served, or the reader is closed.
+            DamagedSlideError: it cannot be decoded; the file is opened anew for the next call.
+            MissingSlideError: the file has gone.
+        """
+        # OpenSlide answers for a level that is not there with transparent pixels, and no error.
         check_request(self.info, level, width, height, plane)
         try:
-            rgba = np.asarray(self._slide.read_region((x_px, y_px), level, (width, height)))
+            picture = self._live().read_region((x_px, y_px), level, (width, height))
         except openslide.OpenSlideError as error:
-            self._reopen()
+            self._drop()
             raise DamagedSlideError(
-                f"slide {self.info.slide_id}: cannot decode {width} x {height} px at ({x_px}, {y_px}), level {level}: {error}"
+                f"slide {self.info.slide_id}: {width} x {height} px at ({x_px}, {y_px}) of level {level} cannot be decoded: "
+                f"{error}"
             ) from error
-        valid = rgba[..., 3] > 0
-        if bool(valid.all()):
-            return np.ascontiguousarray(rgba[..., :3]), None
-        return np.where(valid[..., None], rgba[..., :3], np.uint8(255)), valid
+        return _on_white(np.asarray(picture))
 
     def close(self) -> None:
         """Give the file back."""
-        self._slide.close()
+        self._closed = True
+        self._drop()
 
     def __enter__(self) -> Self:
         return self
@@ -94,43 +102,88 @@ class OpenSlideReader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _reopen(self) -> None:
-        self._slide.close()
-        self._slide = openslide.OpenSlide(str(self._path))
-        _log.debug("slide %s re-opened after an error", self.info.slide_id)
+    def _live(self) -> openslide.OpenSlide:
+        if self._closed:
+            raise ValueError(f"slide {self.info.slide_id} is closed")
+        if self._handle is None:
+            if not self._path.is_file():
+                raise MissingSlideError(f"slide {self.info.slide_id}: the file has gone")
+            self._handle = _open_handle(self._path)
+            _log.debug("slide %s opened anew after an error", self.info.slide_id)
+        return self._handle
+
+    def _drop(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
 
 
-def open_reader(path: Path, slide_id: str) -> OpenSlideReader:
-    """Open a slide."""
-    return OpenSlideReader(path, slide_id)
+def _open_handle(path: Path) -> openslide.OpenSlide:
+    handle = openslide.OpenSlide(path)
+    handle.set_cache(openslide.OpenSlideCache(_CACHE_BYTES))
+    return handle
 
 
-def _number(properties: openslide._PropertyMap, name: str) -> float | None:  # type: ignore[name-defined]
+def _on_white(rgba: NDArray[np.uint8]) -> Pixels:
+    """Lay (H, W, 4) RGBA on white. Alpha 0 is where the scanner has no data, in between its edge on coarse levels."""
+    alpha = rgba[..., 3:]
+    if bool((alpha == 255).all()):
+        return np.ascontiguousarray(rgba[..., :3]), None
+    weight = alpha.astype(np.uint16)
+    mixed = (rgba[..., :3] * weight + 255 * (255 - weight) + 127) // 255
+    valid = alpha[..., 0] > 0
+    return mixed.astype(np.uint8), None if bool(valid.all()) else valid
+
+
+def _facts(handle: openslide.OpenSlide, path: Path, slide_id: str) -> SlideInfo:
+    properties = handle.properties
+    stated = _stated_mpp(properties)
+    return SlideInfo(
+        slide_id=slide_id,
+        path=path,
+        width_px=handle.dimensions[0],
+        height_px=handle.dimensions[1],
+        mpp=None if stated is None else sum(stated) / 2,
+        mpp_source="missing" if stated is None else "file",
+        level_downsamples=tuple(float(value) for value in handle.level_downsamples),
+        bounds=_bounds(properties),
+        objective_power=_number(properties, openslide.PROPERTY_NAME_OBJECTIVE_POWER),
+        vendor=properties.get(openslide.PROPERTY_NAME_VENDOR, "unknown"),
+        # Only its presence: parsing a profile is work for a colour library, and a broken one must not stop a slide.
+        icc="openslide.icc-size" in properties,
+        native_tile_px=_tile(properties),
+        stated_mpp=stated,
+    )
+
+
+def _number(properties: Mapping[str, str], name: str) -> float | None:
     try:
         return float(properties[name])
     except (KeyError, ValueError):
         return None
 
 
-def _mpp(path: Path, properties: openslide._PropertyMap) -> float | None:  # type: ignore[name-defined]
-    x, y = (_number(properties, name) for name in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y))
+def _stated_mpp(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    """µm per px along x and y; one that is not stated is taken to equal the other."""
+    x = _number(properties, openslide.PROPERTY_NAME_MPP_X)
+    y = _number(properties, openslide.PROPERTY_NAME_MPP_Y)
     if x is None or y is None:
-        return x or y
-    if abs(x - y) > _SQUARE * max(abs(x), abs(y)):
-        raise ImplausibleResolutionError(f"{path}: pixels are {x:g} by {y:g} µm; only square ones can be used")
-    return x
+        only = y if x is None else x
+        return None if only is None else (only, only)
+    return x, y
 
 
-def _bounds(properties: openslide._PropertyMap) -> Box | None:  # type: ignore[name-defined]
-    names = ("X", "Y", "WIDTH", "HEIGHT")
-    values = [_number(properties, getattr(openslide, f"PROPERTY_NAME_BOUNDS_{name}")) for name in names]
-    x, y, width, height = values
+def _bounds(properties: Mapping[str, str]) -> Box | None:
+    x = _number(properties, openslide.PROPERTY_NAME_BOUNDS_X)
+    y = _number(properties, openslide.PROPERTY_NAME_BOUNDS_Y)
+    width = _number(properties, openslide.PROPERTY_NAME_BOUNDS_WIDTH)
+    height = _number(properties, openslide.PROPERTY_NAME_BOUNDS_HEIGHT)
     if x is None or y is None or width is None or height is None:
         return None
     return Box(x, y, x + width, y + height)
 
 
-def _tile(properties: openslide._PropertyMap) -> tuple[int, int] | None:  # type: ignore[name-defined]
+def _tile(properties: Mapping[str, str]) -> tuple[int, int] | None:
     width = _number(properties, "openslide.level[0].tile-width")
     height = _number(properties, "openslide.level[0].tile-height")
     return (int(width), int(height)) if width and height else None

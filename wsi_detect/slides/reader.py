@@ -12,6 +12,9 @@ from wsi_detect.geometry import Box
 
 Pixels = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
 
+#: Largest rectangle a reader serves at once. OpenSlide would obey a request for 60 000 x 60 000 px and take 14 GB.
+MAX_REGION_PX = 1 << 26
+
 
 @dataclass(frozen=True, slots=True)
 class SlideInfo:
@@ -31,6 +34,7 @@ class SlideInfo:
         vendor: as the reader recognised it.
         icc: whether a colour profile is embedded.
         native_tile_px: width and height of the file's own tiles at level 0.
+        stated_mpp: µm per px along x and y as the file has it, plausible or not; None if it does not say.
     """
 
     slide_id: str
@@ -46,6 +50,7 @@ class SlideInfo:
     vendor: str = "unknown"
     icc: bool = False
     native_tile_px: tuple[int, int] | None = None
+    stated_mpp: tuple[float, float] | None = None
 
     def resolution(self) -> float:
         """Return µm per level-0 px.
@@ -55,18 +60,20 @@ class SlideInfo:
         """
         if self.mpp is None:
             raise MissingResolutionError(
-                f"slide {self.slide_id}: the file does not say its resolution; give --mpp, or a column `mpp` in the manifest"
+                f"slide {self.slide_id}: the file does not say how large a pixel is; "
+                "give --mpp, or a column `mpp` in the manifest"
             )
         return self.mpp
 
 
 class SlideReader(Protocol):
-    """All a slide format must offer. `testing.contracts.check_reader` is its executable meaning."""
+    """All a slide format must offer. `testing.contracts.check_reader` is its executable meaning.
 
-    @property
-    def info(self) -> SlideInfo:
-        """Facts of the slide."""
-        ...
+    Attributes:
+        info: facts of the slide; `open_slide` replaces it when the resolution is stated from outside.
+    """
+
+    info: SlideInfo
 
     def read_region(self, x_px: int, y_px: int, level: int, width: int, height: int, *, plane: int = 0) -> Pixels:
         """Read a rectangle.
@@ -84,13 +91,13 @@ class SlideReader(Protocol):
             Without data it is white.
 
         Raises:
-            ValueError: no such level or plane, or an empty rectangle.
+            ValueError: no such level or plane, an empty or a huge rectangle, or the reader is closed.
             DamagedSlideError: the file cannot be decoded there; the reader stays usable.
         """
         ...
 
     def close(self) -> None:
-        """Give the file back."""
+        """Give the file back; closing twice is allowed."""
         ...
 
     def __enter__(self) -> Self:
@@ -102,11 +109,28 @@ class SlideReader(Protocol):
         ...
 
 
+class SlideFormat(Protocol):
+    """What opens slides of one kind: a module of this room, or an object from outside the package."""
+
+    def accepts(self, path: Path) -> bool:
+        """Whether the file, which exists and is not empty, is of this kind."""
+        ...
+
+    def open(self, path: Path, slide_id: str) -> SlideReader:
+        """Open a slide.
+
+        Raises:
+            UnsupportedSlideError: the file is of this kind, but cannot be opened.
+            DamagedSlideError: it can be told that the file is broken.
+        """
+        ...
+
+
 def check_request(info: SlideInfo, level: int, width: int, height: int, plane: int) -> None:
     """Refuse a rectangle no reader can serve.
 
     Raises:
-        ValueError: no such level or plane, or a side below 1.
+        ValueError: no such level or plane, a side below 1, or more than `MAX_REGION_PX` px.
     """
     if not 0 <= level < len(info.level_downsamples):
         raise ValueError(f"slide {info.slide_id} has levels 0 to {len(info.level_downsamples) - 1}, not {level}")
@@ -114,3 +138,5 @@ def check_request(info: SlideInfo, level: int, width: int, height: int, plane: i
         raise ValueError(f"slide {info.slide_id} has {info.focal_planes} focal plane(s), not a plane {plane}")
     if width < 1 or height < 1:
         raise ValueError(f"a region has at least one pixel, got {width} x {height}")
+    if width * height > MAX_REGION_PX:
+        raise ValueError(f"a region has at most {MAX_REGION_PX} px, got {width} x {height}; read it in parts")

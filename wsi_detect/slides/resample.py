@@ -1,5 +1,8 @@
 """Pixels at a wanted resolution: the only place that chooses a level and rescales."""
 
+import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +12,19 @@ from PIL import Image
 from wsi_detect.errors import DamagedSlideError
 from wsi_detect.slides.reader import Pixels, SlideReader
 
-#: Side of the blocks an undecodable region is saved by, px of its level: the usual tile.
+#: Cubic with a support that grows with the reduction, so that nothing aliases.
+_FILTER = Image.Resampling.BICUBIC
+_SUPPORT = 2
+#: Longest side of what is read at once, level px: a slide without a pyramid must not lie in memory whole.
+_MOST_READ = 4096
+#: Side of the blocks an undecodable region is saved by when the file's own tiles are no use for it, level px.
 _BLOCK = 256
+_USEFUL_TILE = range(64, 2049)
+#: A level this much too coarse is still taken: stored downsamples are rounded (a nominal 4 reads 4.0005).
+_LEVEL_TOLERANCE = 1.01
+_EXACT = 1e-6
+
+_Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,8 +33,8 @@ class RegionPixels:
 
     Attributes:
         rgb: (H, W, 3) uint8; white where there is nothing.
-        no_data: fraction of the square inside the slide that the scanner left out.
-        unreadable: fraction of the square that could not be decoded.
+        no_data: fraction of the square's area that lies on the slide but was left out by the scanner.
+        unreadable: fraction of the square's area that could not be decoded.
     """
 
     rgb: NDArray[np.uint8]
@@ -28,116 +42,221 @@ class RegionPixels:
     unreadable: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Overview:
+    """A whole slide, rendered small.
+
+    Attributes:
+        rgb: (H, W, 3) uint8; white where there is nothing.
+        has_data: (H, W) bool, where the slide was scanned and can be decoded.
+        downsample: slide px per px of it.
+        no_data: fraction of the slide's area that the scanner left out, as its pyramid tells.
+        unreadable: fraction of the slide's area that could not be decoded.
+    """
+
+    rgb: NDArray[np.uint8]
+    has_data: _Mask
+    downsample: float
+    no_data: float
+    unreadable: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Area:
+    """A rectangle in slide px, and how many px it is rendered as."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    out_width: int
+    out_height: int
+
+    def parts(self, step: float) -> "Iterator[tuple[tuple[slice, slice], _Area]]":
+        """Cut into areas of which none needs more than `_MOST_READ` px of a level along a side."""
+        across, down = self.width / self.out_width, self.height / self.out_height
+        most_x, most_y = (max(1, int(_MOST_READ * step / scale)) for scale in (across, down))
+        for y in range(0, self.out_height, most_y):
+            for x in range(0, self.out_width, most_x):
+                w, h = min(most_x, self.out_width - x), min(most_y, self.out_height - y)
+                part = _Area(self.x + x * across, self.y + y * down, w * across, h * down, w, h)
+                yield (slice(y, y + h), slice(x, x + w)), part
+
+
+@dataclass(slots=True, eq=False)
+class _Canvas:
+    """What is rendered so far. Areas are in slide px²."""
+
+    rgb: NDArray[np.uint8]
+    has_data: _Mask
+    no_data: float = 0.0
+    unreadable: float = 0.0
+
+
 def read_at_mpp(reader: SlideReader, x_px: int, y_px: int, size_px: int, out_px: int) -> RegionPixels:
     """Read a square and render it at another size.
 
+    A region that cannot be decoded is tried once more (the reader has opened the file anew), then tile by tile; what
+    still fails is white and counted. What lies beyond the slide is white, and counted nowhere.
+
     Args:
         reader: the slide.
-        x_px: left edge, slide px; the square may reach beyond the slide, where it is white.
+        x_px: left edge, slide px; the square may reach beyond the slide.
         y_px: top edge, slide px.
         size_px: side, slide px.
-        out_px: side of the result.
+        out_px: side of the result, px.
 
-    A region that cannot be decoded is tried once more (the reader has re-opened the file), then block by block; what
-    still fails is white and counted.
+    Raises:
+        ValueError: a size below 1.
     """
-    level = _level_for(reader, size_px / out_px)
-    side = max(1, round(size_px / reader.info.level_downsamples[level]))
-    (rgb, valid), broken = _read(reader, x_px, y_px, level, side)
-    inside = _inside(reader, x_px, y_px, size_px, side)
-    missing = np.zeros((side, side), dtype=np.bool_) if valid is None else inside & ~valid & ~broken
-    if side != out_px:
-        rgb = np.asarray(
-            Image.fromarray(rgb).resize(
-                (out_px, out_px), Image.Resampling.BOX if side > out_px else Image.Resampling.BICUBIC
-            )
-        )
-    return RegionPixels(np.ascontiguousarray(rgb), float(missing.mean()), float((broken & inside).mean()))
+    if size_px < 1 or out_px < 1:
+        raise ValueError(f"a square has at least one pixel, got {size_px} slide px as {out_px} px")
+    canvas = _render(reader, _Area(x_px, y_px, size_px, size_px, out_px, out_px))
+    whole = float(size_px) ** 2
+    return RegionPixels(canvas.rgb, min(canvas.no_data / whole, 1.0), min(canvas.unreadable / whole, 1.0))
 
 
-def thumbnail(reader: SlideReader, max_px: int) -> tuple[NDArray[np.uint8], float]:
+def overview(reader: SlideReader, max_px: int) -> Overview:
     """Render the whole slide from its pyramid, never from a label or macro picture.
 
     Args:
         reader: the slide.
-        max_px: longest side of the result.
-
-    Returns:
-        (H, W, 3) uint8 RGB, and slide px per px of it.
+        max_px: longest side of the result; a smaller slide is not enlarged.
     """
     info = reader.info
     downsample = max(1.0, max(info.width_px, info.height_px) / max_px)
-    width, height = max(1, round(info.width_px / downsample)), max(1, round(info.height_px / downsample))
-    level = _level_for(reader, downsample)
-    step = info.level_downsamples[level]
-    canvas = np.full(
-        (max(1, round(info.height_px / step)), max(1, round(info.width_px / step)), 3), 255, dtype=np.uint8
+    width, height = (max(1, math.ceil(side / downsample - _EXACT)) for side in (info.width_px, info.height_px))
+    canvas = _render(reader, _Area(0, 0, width * downsample, height * downsample, width, height))
+    whole = float(info.width_px) * info.height_px
+    return Overview(canvas.rgb, canvas.has_data, downsample, canvas.no_data / whole, canvas.unreadable / whole)
+
+
+def thumbnail(reader: SlideReader, max_px: int) -> tuple[NDArray[np.uint8], float]:
+    """Render the whole slide small: (H, W, 3) uint8 RGB, and slide px per px of it; see `overview`."""
+    view = overview(reader, max_px)
+    return view.rgb, view.downsample
+
+
+def _render(reader: SlideReader, area: _Area) -> _Canvas:
+    level = _level_for(reader, area.width / area.out_width)
+    shape = (area.out_height, area.out_width)
+    canvas = _Canvas(np.full((*shape, 3), 255, dtype=np.uint8), np.zeros(shape, dtype=np.bool_))
+    for window, part in area.parts(reader.info.level_downsamples[level]):
+        beyond = part.x >= reader.info.width_px or part.y >= reader.info.height_px
+        if not beyond and part.x + part.width > 0 and part.y + part.height > 0:
+            _render_part(reader, level, part, window, canvas)
+    return canvas
+
+
+def _render_part(reader: SlideReader, level: int, area: _Area, window: tuple[slice, slice], canvas: _Canvas) -> None:
+    """Read one area with a rim for the filter, so that neighbouring areas agree where they meet, and rescale it."""
+    step = reader.info.level_downsamples[level]
+    scale_x, scale_y = area.width / area.out_width / step, area.height / area.out_height / step
+    x0, x1, y0, y1 = (v / step for v in (area.x, area.x + area.width, area.y, area.y + area.height))
+    plain = all(abs(v - round(v)) < _EXACT for v in (x0, y0)) and max(abs(scale_x - 1), abs(scale_y - 1)) < _EXACT
+    rim = 0 if plain else math.ceil(_SUPPORT * max(scale_x, scale_y, 1.0)) + 1
+    left, top = round((math.floor(x0 + _EXACT) - rim) * step), round((math.floor(y0 + _EXACT) - rim) * step)
+    width = math.ceil(x1 - left / step - _EXACT) + rim
+    height = math.ceil(y1 - top / step - _EXACT) + rim
+    (rgb, valid), broken = _read(reader, left, top, level, (width, height))
+    if not plain:
+        box = (x0 - left / step, y0 - top / step, x1 - left / step, y1 - top / step)
+        rgb = np.array(Image.fromarray(rgb).resize((area.out_width, area.out_height), _FILTER, box=box))
+    canvas.rgb[window] = rgb
+    _account(reader, level, area, (left, top), (valid, broken), window, canvas)
+
+
+def _account(
+    reader: SlideReader,
+    level: int,
+    area: _Area,
+    origin: tuple[int, int],
+    masks: tuple[_Mask | None, _Mask | None],
+    window: tuple[slice, slice],
+    canvas: _Canvas,
+) -> None:
+    """Enter what an area lacks: `masks` say where it is valid and where broken, level px from `origin` (slide px)."""
+    valid, broken = masks
+    canvas.has_data[window] = True
+    if valid is None and broken is None:
+        return
+    shape = (broken if valid is None else valid).shape  # type: ignore[union-attr]
+    bad = np.zeros(shape, dtype=np.bool_) if broken is None else broken
+    missing = np.zeros(shape, dtype=np.bool_) if valid is None else ~valid & ~bad
+    step, info = reader.info.level_downsamples[level], reader.info
+    across = _shares(origin[0], step, shape[1], (area.x, area.x + area.width), info.width_px)
+    down = _shares(origin[1], step, shape[0], (area.y, area.y + area.height), info.height_px)
+    canvas.no_data += float(down @ missing @ across)
+    canvas.unreadable += float(down @ bad @ across)
+    x, y = (
+        np.clip((start + (np.arange(n) + 0.5) * size / n - first) // step, 0, count - 1).astype(np.int64)
+        for start, size, n, first, count in (
+            (area.x, area.width, area.out_width, origin[0], shape[1]),
+            (area.y, area.height, area.out_height, origin[1], shape[0]),
+        )
     )
-    block = 2048
-    for y in range(0, canvas.shape[0], block):
-        for x in range(0, canvas.shape[1], block):
-            h, w = min(block, canvas.shape[0] - y), min(block, canvas.shape[1] - x)
-            (rgb, _), _ = _read_rectangle(reader, round(x * step), round(y * step), level, w, h)
-            canvas[y : y + h, x : x + w] = rgb
-    picture = Image.fromarray(canvas).resize((width, height), Image.Resampling.BOX)
-    return np.array(picture), downsample
+    canvas.has_data[window] = ~(missing | bad)[np.ix_(y, x)]
+
+
+def _shares(origin: float, step: float, count: int, span: tuple[float, float], length: int) -> NDArray[np.float64]:
+    """Length of each of `count` level px that lies in a span and on the slide, slide px: (count,).
+
+    A last level px that lies on the slide only in part belongs to no level, and is not held against the scanner.
+    """
+    edges = origin + np.arange(count + 1) * step
+    end = length if step == 1 else math.floor(length / step + _EXACT) * step
+    low, high = max(span[0], 0.0), min(span[1], end)
+    return np.asarray(np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, None))
 
 
 def _level_for(reader: SlideReader, downsample: float) -> int:
-    """The coarsest level that is still at least as fine as asked; rounding of stored downsamples is forgiven."""
-    fine = [k for k, step in enumerate(reader.info.level_downsamples) if step <= downsample * 1.005]
-    return max(fine, key=lambda k: reader.info.level_downsamples[k]) if fine else 0
+    """Return the coarsest level that is still as fine as asked; the finest, if none is."""
+    steps = reader.info.level_downsamples
+    fine = [level for level, step in enumerate(steps) if step <= downsample * _LEVEL_TOLERANCE]
+    return max(fine, key=lambda level: steps[level], default=0)
 
 
-def _read(reader: SlideReader, x_px: int, y_px: int, level: int, side: int) -> tuple[Pixels, NDArray[np.bool_]]:
-    return _read_rectangle(reader, x_px, y_px, level, side, side)
-
-
-def _read_rectangle(
-    reader: SlideReader, x_px: int, y_px: int, level: int, width: int, height: int
-) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Pixels and validity, and where they could not be decoded (height, width)."""
-    sound = np.zeros((height, width), dtype=np.bool_)
+def _read(reader: SlideReader, x_px: int, y_px: int, level: int, size: tuple[int, int]) -> tuple[Pixels, _Mask | None]:
+    """Pixels and validity of a rectangle, and where it could not be decoded (height, width; None: all was)."""
+    width, height = size
     for _ in range(2):
         try:
-            return reader.read_region(x_px, y_px, level, width, height), sound
+            return reader.read_region(x_px, y_px, level, width, height), None
         except DamagedSlideError:
             continue
-    return _salvage(reader, x_px, y_px, level, (width, height))
+    return _salvage(reader, x_px, y_px, level, size)
 
 
-def _salvage(
-    reader: SlideReader, x_px: int, y_px: int, level: int, size: tuple[int, int]
-) -> tuple[Pixels, NDArray[np.bool_]]:
+def _salvage(reader: SlideReader, x_px: int, y_px: int, level: int, size: tuple[int, int]) -> tuple[Pixels, _Mask]:
+    """Read a rectangle tile by tile, leaving white what fails."""
     width, height = size
     step = reader.info.level_downsamples[level]
+    tile = reader.info.native_tile_px or (_BLOCK, _BLOCK)
     rgb = np.full((height, width, 3), 255, dtype=np.uint8)
     valid = np.zeros((height, width), dtype=np.bool_)
     broken = np.zeros((height, width), dtype=np.bool_)
-    # Blocks on the level's own tile lattice, so that one bad tile costs one block and not four.
-    for y0, y1 in _cuts(round(y_px / step), height):
-        for x0, x1 in _cuts(round(x_px / step), width):
+    for y0, y1 in _cuts(y_px / step, height, tile[1]):
+        for x0, x1 in _cuts(x_px / step, width, tile[0]):
             window = (slice(y0, y1), slice(x0, x1))
+            corner = (x_px + round(x0 * step), y_px + round(y0 * step))
             try:
-                part, part_valid = reader.read_region(
-                    x_px + round(x0 * step), y_px + round(y0 * step), level, x1 - x0, y1 - y0
-                )
+                rgb[window], part = reader.read_region(*corner, level, x1 - x0, y1 - y0)
             except DamagedSlideError:
                 broken[window] = True
                 continue
-            rgb[window] = part
-            valid[window] = True if part_valid is None else part_valid
+            valid[window] = True if part is None else part
     return (rgb, valid), broken
 
 
-def _cuts(start: int, length: int) -> list[tuple[int, int]]:
-    edges = [0, *range(_BLOCK - start % _BLOCK, length, _BLOCK), length]
-    return [(a, b) for a, b in zip(edges[:-1], edges[1:], strict=True) if b > a]
+def _cuts(start: float, length: int, tile: int) -> list[tuple[int, int]]:
+    """Cut `length` level px that begin at `start` where the file's tiles meet, so that a bad tile costs only itself.
 
-
-def _inside(reader: SlideReader, x_px: int, y_px: int, size_px: int, side: int) -> NDArray[np.bool_]:
-    centres = (np.arange(side) + 0.5) * size_px / side
-    x, y = x_px + centres, y_px + centres
-    across = (x >= 0) & (x < reader.info.width_px)
-    down = (y >= 0) & (y < reader.info.height_px)
-    return np.asarray(down[:, None] & across[None])
+    Where a seam falls between two px, the px around it are cut out: they need both tiles.
+    """
+    side = tile if tile in _USEFUL_TILE else _BLOCK
+    edges = {0, length}
+    for seam in range(math.floor(start / side) * side, math.ceil(start + length) + side, side):
+        place = seam - start
+        whole = abs(place - round(place)) < _EXACT
+        edges |= {round(place)} if whole else {math.floor(place) - 1, math.ceil(place) + 1}
+    return list(itertools.pairwise(sorted(edge for edge in edges if 0 <= edge <= length)))
