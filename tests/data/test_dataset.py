@@ -9,8 +9,10 @@ import torch
 from wsi_detect.data.augment import augmenter
 from wsi_detect.data.dataset import PatchDataset, PatchLoader, make_loader
 from wsi_detect.data.index import build_index, read_index
-from wsi_detect.data.samplers import Draw, EpochSampler
-from wsi_detect.errors import ConfigError, LabelError
+from wsi_detect.data.samplers import Draw, EpochSampler, class_aware
+from wsi_detect.errors import ConfigError, LabelError, MissingArtifactError
+from wsi_detect.tiling.plan import TilingConfig
+from wsi_detect.tiling.tiler import tile_slide
 
 CLASSES = ("NILM", "HSIL")
 
@@ -76,8 +78,7 @@ def test_the_same_row_drawn_twice_is_augmented_twice(dataset):
     assert torch.equal(first[0], dataset[Draw(0, 0, 0)][0])
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("stop", [3, 8, 11])
+@pytest.mark.parametrize(("workers", "stop"), [(0, 3), (0, 8), (0, 11), (2, 3), (2, 8)])
 def test_a_resumed_run_sees_what_an_undisturbed_one_sees(dataset, workers, stop):
     undisturbed = loader(dataset, workers)
     whole = [contents([batch]) for _ in range(2) for batch in undisturbed]
@@ -128,3 +129,30 @@ def test_an_epoch_shorter_than_a_batch_is_refused(dataset):
 
 def test_open_stores_do_not_travel(dataset):
     assert pickle.loads(pickle.dumps(dataset))._open == {}  # noqa: S301 - made here
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_pixels_and_boxes_of_a_real_store_agree(tmp_path, small_painted, write_annotations, workers):
+    store = tile_slide(small_painted.path, tmp_path / "S", TilingConfig(patch_px=128, overlap_px=32, codec="zstd"))
+    rows = [("S", cell.label, *cell.box) for cell in small_painted.cells]
+    annotations = write_annotations(tmp_path / "annotations.parquet", rows)
+    classes = sorted({cell.label for cell in small_painted.cells})
+    path = build_index({"S": store}, annotations, {"S": "train"}, tmp_path / "dataset", classes)
+    cells = PatchDataset.from_index(path, "train", augment=augmenter("flip", 96, aim=1.0))
+    sampler = EpochSampler(class_aware(cells.counts, 0.0), 40, seed=1)
+    seen = set()
+    for images, targets in make_loader(cells, 4, sampler=sampler, workers=workers):
+        for image, target in zip(images, targets, strict=True):
+            seen |= {classes[label] for label in target["labels"].tolist()}
+            for x0, y0, x1, y1 in target["boxes"].round().int().tolist():
+                inside = image[:, y0:y1, x0:x1].float().mean()
+                assert inside < image.float().mean() or (x1 - x0) * (y1 - y0) > 0.5 * 96 * 96
+    assert seen == set(classes)
+
+
+def test_a_store_without_pixels_is_refused(tmp_path, small_painted, write_annotations):
+    store = tile_slide(small_painted.path, tmp_path / "S", TilingConfig(patch_px=128, overlap_px=32, codec="none"))
+    annotations = write_annotations(tmp_path / "annotations.parquet", [])
+    path = build_index({"S": store}, annotations, {"S": "train"}, tmp_path / "dataset", CLASSES)
+    with pytest.raises(MissingArtifactError, match="slide S holds no pixels; tile it again"):
+        PatchDataset.from_index(path, "train")[0]
