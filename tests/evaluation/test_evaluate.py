@@ -51,9 +51,9 @@ class Seer:
         for category, name in NAMES.items():
             here = np.abs(image[..., 0].astype(int) - (255 - 40 * category)) < 12
             # The blurred rim of a darker cell has this cell's grey, but is thin.
-            rows, columns = np.flatnonzero(here.sum(axis=1) > 20), np.flatnonzero(here.sum(axis=0) > 20)
-            if len(rows) > 10:
-                boxes.append([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
+            rows, columns = np.nonzero(here[4:-4, 4:-4] & here[8:, 8:] & here[:-8, :-8])
+            if len(rows):
+                boxes.append([columns.min(), rows.min(), columns.max() + 9, rows.max() + 9])
                 labels.append(name)
         return FieldPrediction("", np.array(boxes, float).reshape(-1, 4), np.full(len(labels), 0.9), labels)
 

@@ -29,7 +29,7 @@ class DarkBlobs:
     box_px: float = 83.0
     min_px: int = 150
     max_px: int = 6000
-    spread: float = 1.5
+    spread: float = 2.0
     label: str = "NILM"
 
     @property
@@ -44,7 +44,7 @@ class DarkBlobs:
         labels, count = components(dark > level)
         area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         chosen = np.flatnonzero((area >= self.min_px) & (area <= self.max_px))
-        y, x = np.indices(labels.shape)
+        y, x = (axis.astype(np.float64) for axis in np.indices(labels.shape))
         centres = np.column_stack([_means(labels, values, area)[chosen] for values in (x, y)]) + 0.5
         scores = _means(labels, dark, area)[chosen] / 255.0
         half = self.box_px / 2
