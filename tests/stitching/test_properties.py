@@ -17,7 +17,7 @@ from wsi_detect.tiling.grid import TileGrid
 NAMES = np.array(["NILM", "LSIL", "HSIL"])
 BOX = list(schema.BOX_COLUMNS)
 CONFIG = StitchingConfig()
-few = settings(max_examples=25, deadline=None, derandomize=True)
+few = settings(max_examples=15, deadline=None, derandomize=True)
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ def greedy(boxes: np.ndarray, score: np.ndarray, iou: float) -> list[int]:
 
 
 @given(seed=st.integers(0, 2**32 - 1), number=st.integers(0, 60))
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_with_a_patch_for_each_detection_it_is_plain_suppression(seed, number):
     rng = np.random.default_rng(seed)
     corner = rng.integers(0, 60, (number, 2))

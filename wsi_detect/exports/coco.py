@@ -17,7 +17,12 @@ def write(cells: CellMap, path: Path) -> Path:
     extra = sorted(set(cells.counts()) - set(cells.classes))
     ids = {name: k for k, name in enumerate((*cells.classes, *extra), start=1)}
     slide = cells.slide
-    image: dict[str, object] = {"id": 1, "file_name": slide.slide_id, "width": slide.width_px, "height": slide.height_px}
+    image: dict[str, object] = {
+        "id": 1,
+        "file_name": slide.slide_id,
+        "width": slide.width_px,
+        "height": slide.height_px,
+    }
     if slide.mpp is not None:
         image["mpp"] = slide.mpp
     categories = [{"id": k, "name": name, "supercategory": cell_class(name).family} for name, k in ids.items()]

@@ -12,7 +12,7 @@ from wsi_detect.schema import BOX_COLUMNS
 from wsi_detect.stitching.cell_map import CellMap
 
 #: What makes a spreadsheet take a text for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@")
 
 
 def frame(cells: CellMap) -> pd.DataFrame:
@@ -20,7 +20,9 @@ def frame(cells: CellMap) -> pd.DataFrame:
 
     µm columns are empty when the slide's mpp is unknown.
     """
-    rows = cells.table.select(["cell_id", "slide_id", "label", "score", "support", *BOX_COLUMNS]).to_pandas()
+    rows: pd.DataFrame = cells.table.select(
+        ["cell_id", "slide_id", "label", "score", "support", *BOX_COLUMNS]
+    ).to_pandas()
     mpp = np.nan if cells.slide.mpp is None else cells.slide.mpp
     for name in BOX_COLUMNS:
         rows[name.replace("_px", "_um")] = rows[name] * mpp
@@ -57,4 +59,6 @@ def write_parquet(cells: CellMap, path: Path) -> Path:
 
 
 def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    """Text on one line, with an apostrophe if a spreadsheet, blanks trimmed, would calculate it."""
+    line = text.replace("\r", " ").replace("\n", " ")
+    return f"'{line}" if line.lstrip().startswith(_FORMULA) else line

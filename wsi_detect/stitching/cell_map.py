@@ -82,7 +82,8 @@ class CellMap:
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return the table as a pandas frame, one row a cell."""
-        return self.table.to_pandas()
+        frame: pd.DataFrame = self.table.to_pandas()
+        return frame
 
     def to_shapely(self) -> NDArray[np.object_]:
         """Return geometries (N,) in slide px: the outline where there is one, else the box."""
