@@ -58,13 +58,13 @@ def start(
 
 def section(path: Path | None, name: str, kind: type[C], overrides: list[str] | None) -> C:
     """Read one section of a configuration, the overrides of that section applied."""
-    from wsi_detect.config import parse, read_yaml, with_overrides
-    from wsi_detect.errors import ConfigError
+    from pydantic import create_model
 
-    values = with_overrides(read_yaml(path) if path else {}, overrides or []).get(name) or {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: section {name!r} must be a mapping")
-    return parse(values, kind, where=f"{path or 'command line'}: section {name!r}")
+    from wsi_detect.config import Config
+    from wsi_detect.run.config import load_job
+
+    job = create_model("Job", __base__=Config, **{name: (kind, kind())})
+    return getattr(load_job(path, job, overrides or []), name)
 
 
 def bundle_of(model: Path | None) -> Path:

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from wsi_detect.config import parse, read_yaml, with_overrides
 from wsi_detect.run import Batch, RunConfig
+from wsi_detect.run.config import load_job
 from wsi_detect.run.status import NOT_SCREENED, SCREENED, Status
 
 _STYLES = {SCREENED: "green", NOT_SCREENED: "red"}
@@ -51,9 +51,7 @@ def run_config(
     path: Path | None, overrides: Sequence[str] | None, store: Literal["jpeg", "zstd", "none"] | None
 ) -> RunConfig:
     """Read the configuration of a run; the flag `--store` wins over the file."""
-    values = read_yaml(path) if path else {}
-    given = [*(overrides or []), *([f"tiling.codec={store}"] if store else [])]
-    return parse(with_overrides(values, given), RunConfig, where=str(path or "command line"))
+    return load_job(path, RunConfig, [*(overrides or []), *([f"tiling.codec={store}"] if store else [])])
 
 
 def summarise(statuses: Sequence[Status], batch: Batch) -> None:

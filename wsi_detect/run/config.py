@@ -1,12 +1,15 @@
 """The configuration of a run: one section a stage, what is open filled from the model."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
-from wsi_detect.config import Config
+from wsi_detect.config import Config, parse, read_yaml, with_overrides
+from wsi_detect.errors import UnknownKeyError
 from wsi_detect.exports import EXPORTERS
 from wsi_detect.inference.detect import DetectionConfig
 from wsi_detect.stitching.stitcher import StitchingConfig
@@ -15,6 +18,21 @@ from wsi_detect.tiling.tiler import TilingConfig
 if TYPE_CHECKING:
     from wsi_detect.detectors.info import DetectorInfo
 
+C = TypeVar("C", bound=Config)
+
+#: Every section a file of this project may hold.
+SECTIONS = (
+    "fields",
+    "dataset",
+    "tiling",
+    "training",
+    "detection",
+    "stitching",
+    "limits",
+    "exports",
+    "evaluation",
+    "lab",
+)
 #: Words for a preparation, in lower case, that mean cells in a round deposit; any other known word is a smear.
 _LIQUID_BASED = ("liquid", "thinprep", "surepath", "lbc", "tct", "monolayer", "cytospin")
 
@@ -78,6 +96,22 @@ class RunOptions:
     accept_resolution: bool = False
     allow_fluorescence: bool = False
     overwrite: bool = False
+
+
+def load_job(path: Path | None, kind: type[C], overrides: Sequence[str] = ()) -> C:
+    """Read those sections of a file that a job knows; sections of other jobs are left alone, so that jobs share files.
+
+    Raises:
+        UnknownKeyError: a section that no job knows, with the nearest name; or a key in a section.
+        ConfigError: the file is unreadable, or a value is wrong.
+    """
+    values = with_overrides(read_yaml(path) if path else {}, overrides)
+    where = str(path or "command line")
+    for name in values:
+        if name not in (*SECTIONS, *kind.model_fields):
+            near = difflib.get_close_matches(name, SECTIONS, n=1, cutoff=0.0)
+            raise UnknownKeyError(f"{where}: unknown section {name!r}; did you mean {near[0]!r}?")
+    return parse({name: value for name, value in values.items() if name in kind.model_fields}, kind, where=where)
 
 
 def resolve(config: RunConfig, info: "DetectorInfo", preparation: str | None) -> RunConfig:
