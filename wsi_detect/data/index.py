@@ -138,12 +138,10 @@ def build_index(
     labels = read_labels(annotations, classes)
     strangers = sorted(set(labels) - set(slides))
     if strangers:
-        _log.warning(
-            "index: annotations of %d slides without a patch store are left out: %s", len(strangers), strangers
-        )
+        _log.info("index: %d slides are annotated but not in this data set", len(strangers))
     bare = [slide for slide in slides if slide not in labels]
     if bare:
-        _log.warning("index: %d slides without annotations count as background: %s", len(bare), bare)
+        _log.warning("index: %d slides without annotations count as background: %s", len(bare), ", ".join(bare[:10]))
     tables = [_slide_rows(s, stores[s], labels.get(s), split[s], (len(classes), min_visible)) for s in slides]
     table = pa.concat_tables([artifact.empty_table(schema.INDEX), *tables])
     target = out / INDEX_NAME
