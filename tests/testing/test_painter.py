@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from wsi_detect.slides import open_slide
 
 from wsi_detect.geometry import Box, box_iou
+from wsi_detect.slides import open_slide
 from wsi_detect.testing.painter import (
     LABELS,
     PaintedCell,

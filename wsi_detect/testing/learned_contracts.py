@@ -245,7 +245,8 @@ def _check_training(
         promise(finite, f"a gradient of {what} is not finite")
     as_float = _seeded(build).train()([image.float() / 255 for image in images], targets)
     as_bytes = _seeded(build).train()(images, targets)
-    promise(all(_near(as_float[k], float(as_bytes[k])) for k in as_bytes), "uint8 and float pixels differ")
+    same = all(_near(as_float[name].detach(), value.item()) for name, value in as_bytes.items())
+    promise(same, "uint8 and float pixels differ")
     flat = {"boxes": torch.tensor([[5.0, 5.0, 5.0, 20.0]]), "labels": torch.tensor([0])}
     _refused(lambda: _seeded(build).train()(images[:1], [flat]), "a box without area")
     _refused(lambda: _seeded(build).train()(images), "training without targets")
@@ -275,7 +276,7 @@ def _overfitted(
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
-        history.append(float(total))
+        history.append(total.item())
     promise(history[-1] < 0.5 * history[0], f"the loss fell only from {history[0]:.3f} to {history[-1]:.3f}")
     return model.eval()
 

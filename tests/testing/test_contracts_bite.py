@@ -1,0 +1,326 @@
+"""A contract that nothing can break is none: every check refuses what it is there to refuse."""
+
+import json
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch import distributed, nn
+
+from wsi_detect.annotations import coco
+from wsi_detect.data.samplers import class_aware, uniform
+from wsi_detect.geometry import Box
+from wsi_detect.losses import BCELoss
+from wsi_detect.slides import open_slide
+from wsi_detect.slides.image import ImageReader
+from wsi_detect.stitching.cell_map import CellMap
+from wsi_detect.stitching.stitcher import StitchingConfig, stitch
+from wsi_detect.testing.contracts import (
+    ContractBrokenError,
+    ReadCell,
+    check_exporter,
+    check_importer,
+    check_loss,
+    check_reader,
+    check_sampler,
+)
+from wsi_detect.testing.painter import PaintedCell, paint_region
+from wsi_detect.testing.perfect import perfect_table
+from wsi_detect.tiling.grid import TileGrid
+
+
+def broken(words):
+    return pytest.raises(ContractBrokenError, match=words)
+
+
+# --- readers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    from PIL import Image
+
+    pixels = paint_region([PaintedCell("NILM", Box(20, 30, 90, 100))], width=200, height=160)
+    path = tmp_path_factory.mktemp("picture") / "p.png"
+    Image.fromarray(pixels).save(path)
+    return path, pixels
+
+
+class Shifted(ImageReader):
+    """Off by one pixel, but only where a region does not start at the corner."""
+
+    def read_region(self, x_px, y_px, level, width, height, *, plane=0):
+        return super().read_region(x_px + (x_px > 0), y_px, level, width, height, plane=plane)
+
+
+class Swapped(ImageReader):
+    """Blue for red."""
+
+    def read_region(self, x_px, y_px, level, width, height, *, plane=0):
+        rgb, valid = super().read_region(x_px, y_px, level, width, height, plane=plane)
+        return rgb[..., ::-1], valid
+
+
+class BlackOutside(ImageReader):
+    """Black beyond the edges."""
+
+    def read_region(self, x_px, y_px, level, width, height, *, plane=0):
+        rgb, valid = super().read_region(x_px, y_px, level, width, height, plane=plane)
+        return (rgb if valid is None else np.where(valid[..., None], rgb, np.uint8(0))), valid
+
+
+class AnyPlane(ImageReader):
+    """Serves focal planes it does not have."""
+
+    def read_region(self, x_px, y_px, level, width, height, *, plane=0):
+        return super().read_region(x_px, y_px, level, width, height)
+
+
+class ClosesOnce(ImageReader):
+    """Stumbles over a second close."""
+
+    closed = False
+
+    def close(self):
+        if self.closed:
+            raise ContractBrokenError("closed twice")
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Shifted, "not that part of the whole"),
+        (Swapped, "level 0 differs"),
+        (BlackOutside, "must be white"),
+        (AnyPlane, "focal plane"),
+        (ClosesOnce, "closed twice"),
+    ],
+)
+def test_reader(kind, words, picture):
+    path, pixels = picture
+    with broken(words):
+        check_reader(lambda: kind(path, "S0"), pixels, tolerance=0)
+
+
+# --- importers -----------------------------------------------------------------------------------------------------
+
+TRUTH = [PaintedCell("NILM", Box(1, 2, 30, 40)), PaintedCell("HSIL", Box(50, 60, 90.5, 95))]
+
+
+@pytest.fixture
+def labels(tmp_path):
+    content = {
+        "images": [{"id": 1, "file_name": "f.png", "width": 100, "height": 100}],
+        "categories": [{"id": 1, "name": "NILM"}, {"id": 2, "name": "HSIL"}],
+        "annotations": [
+            {"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 29, 38]},
+            {"id": 8, "image_id": 1, "category_id": 2, "bbox": [50, 60, 40.5, 35]},
+        ],
+    }
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def forgiving(path):
+    try:
+        yield from coco.read(path)
+    except ValueError:
+        return
+
+
+def changed(path, **fields):
+    for entry in coco.read(path):
+        yield replace(entry, **fields)
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        (lambda path: list(coco.read(path))[:1], "1 annotations, 2 are in the file"),
+        (partial(changed, annotation_id="7"), "not unique"),
+        (partial(changed, image="g.png"), "another image"),
+        (partial(changed, box=Box(1, 2, 30, 40)), "was read as"),
+        (partial(changed, source_label="NILM"), "label HSIL was read as NILM"),
+        (forgiving, "truncated file is read without complaint"),
+    ],
+)
+def test_importer(read, words, labels):
+    with broken(words):
+        check_importer(read, labels, TRUTH, image="f.png")
+
+
+# --- exporters -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cell_map(small_painted):
+    grid = TileGrid(small_painted.width, small_painted.height, 256, 96)
+    table = stitch(perfect_table(small_painted.cells, grid), grid, StitchingConfig(), model_id="perfect")
+    with open_slide(small_painted.path) as slide:
+        return CellMap(slide.info, table)
+
+
+def write_lines(cells, path, *, edit=lambda row: row, extra=""):
+    lines = []
+    for row in map(edit, cells.rows()):
+        lines.append([row["cell_id"], row["label"], row["x0_px"], row["y0_px"], row["x1_px"], row["y1_px"]])
+    path.write_text(json.dumps([extra, *lines]))
+    return path
+
+
+def read_lines(path):
+    return [ReadCell(cell_id, label, Box(*box)) for cell_id, label, *box in json.loads(path.read_text())[1:]]
+
+
+def write_and_litter(cells, path):
+    path.with_suffix(".partial").write_text("left behind")
+    return write_lines(cells, path)
+
+
+def write_by_chance(cells, path, counter=iter(range(99))):  # noqa: B008  (state is the point)
+    return write_lines(cells, path, extra=str(next(counter)))
+
+
+def write_name(cells, path):
+    return write_lines(cells, path, extra=cells.slide.path.name)
+
+
+def write_some(cells, path):
+    return write_lines(CellMap(cells.slide, cells.table.slice(1)), path)
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda cells, path: write_lines(cells, path) and None, "returns the path"),
+        (write_and_litter, "other files"),
+        (write_by_chance, "another file"),
+        (write_name, "file name of the slide"),
+        (write_some, "cell ids"),
+        (partial(write_lines, edit=lambda row: {**row, "x0_px": round(row["x0_px"])}), "moved by"),
+        (partial(write_lines, edit=lambda row: {**row, "label": "NILM"}), "read back as NILM"),
+    ],
+)
+def test_exporter(write, words, cell_map, tmp_path):
+    assert pa.types.is_float64(cell_map.table.schema.field("x0_px").type)
+    with broken(words):
+        check_exporter(write, read_lines, cell_map, tmp_path)
+
+
+def test_an_honest_exporter_passes(cell_map, tmp_path):
+    check_exporter(write_lines, read_lines, cell_map, tmp_path)
+
+
+# --- samplers ------------------------------------------------------------------------------------------------------
+
+
+def unscaled(counts, share=None):
+    return uniform(counts, share) * len(counts)
+
+
+def ordered(counts, share=None):
+    weights = uniform(counts, share) * np.linspace(1, 1.01, len(counts))
+    return weights / weights.sum()
+
+
+def head_only(counts, share=None):
+    weights = uniform(counts, share) * np.where(counts[:, 1] > 0, 0.1, 1)
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize(
+    ("sampler", "words"),
+    [
+        (unscaled, "sum to"),
+        (ordered, "order of patches"),
+        (head_only, "drawn less often"),
+        (uniform, "does not rise"),
+        (lambda counts, share=None: class_aware(counts), "background gets"),
+    ],
+)
+def test_sampler(sampler, words):
+    with broken(words):
+        check_sampler(sampler, rebalances=True)
+
+
+# --- losses --------------------------------------------------------------------------------------------------------
+
+
+class CountsAll(BCELoss):
+    """Forgets `valid`."""
+
+    def forward(self, logits, targets, *, valid, image, normaliser):
+        return super().forward(logits, targets, valid=torch.ones_like(valid), image=image, normaliser=normaliser)
+
+
+class Mean(BCELoss):
+    """Divides by the rows instead of the normaliser."""
+
+    def forward(self, logits, targets, *, valid, image, normaliser):
+        return super().forward(logits, targets, valid=valid, image=image, normaliser=len(logits) + 1)
+
+
+class ByHand(BCELoss):
+    """The logarithm of a probability that is 0."""
+
+    def forward(self, logits, targets, *, valid, image, normaliser):
+        p = torch.sigmoid(logits)
+        entries = -(targets * p.log() + (1 - targets) * (1 - p).log())
+        return (entries * valid[:, None]).sum() / normaliser
+
+
+class Hidden(BCELoss):
+    """Keeps a running figure where no checkpoint sees it."""
+
+    seen = 0.0
+
+    def forward(self, logits, targets, *, valid, image, normaliser):
+        self.seen += 1.0
+        loss = super().forward(logits, targets, valid=valid, image=image, normaliser=normaliser)
+        return loss * (1 + self.seen) / 2
+
+
+class Running(BCELoss):
+    """Weights by a running mean in a buffer, but every process keeps its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("level", torch.ones(()))
+
+    def forward(self, logits, targets, *, valid, image, normaliser):
+        loss = super().forward(logits, targets, valid=valid, image=image, normaliser=normaliser)
+        self.level += self.shared(loss.detach().nan_to_num().clamp(max=1) * 0.01)
+        return loss * self.level.clone()
+
+    def shared(self, value):
+        return value
+
+
+class Reduced(Running):
+    """The same, reduced over the processes."""
+
+    def shared(self, value):
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.all_reduce(value)
+        return value
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (CountsAll, "not valid"),
+        (Mean, "divided by the normaliser"),
+        (ByHand, "logits of 80"),
+        (Hidden, "state_dict"),
+        (nn.Identity, "unexpected keyword"),
+    ],
+)
+def test_loss(make, words):
+    expected = pytest.raises(TypeError) if make is nn.Identity else broken(words)
+    with expected:
+        check_loss(make)
