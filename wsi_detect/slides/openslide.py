@@ -86,7 +86,7 @@ class OpenSlideReader:
         except openslide.OpenSlideError as error:
             self._drop()
             raise DamagedSlideError(
-                f"slide {self.info.slide_id}: {width} x {height} px at ({x_px}, {y_px}) of level {level} cannot be decoded: "
+                f"slide {self.info.slide_id}: {width} x {height} px at ({x_px}, {y_px}) of level {level}: not decoded: "
                 f"{error}"
             ) from error
         return _on_white(np.asarray(picture))

@@ -163,7 +163,9 @@ def _render_part(reader: SlideReader, level: int, area: _Area, window: tuple[sli
         box = (x0 - left / step, y0 - top / step, x1 - left / step, y1 - top / step)
         rgb = np.array(Image.fromarray(rgb).resize((area.out_width, area.out_height), _FILTER, box=box))
     canvas.rgb[window] = rgb
-    _account(reader, level, area, (left, top), (valid, broken), window, canvas)
+    canvas.has_data[window] = True
+    if valid is not None or broken is not None:
+        _account(reader, level, area, (left, top), (valid, broken), window, canvas)
 
 
 def _account(
@@ -177,15 +179,13 @@ def _account(
 ) -> None:
     """Enter what an area lacks: `masks` say where it is valid and where broken, level px from `origin` (slide px)."""
     valid, broken = masks
-    canvas.has_data[window] = True
-    if valid is None and broken is None:
-        return
-    shape = (broken if valid is None else valid).shape  # type: ignore[union-attr]
+    shape = next(mask.shape for mask in masks if mask is not None)
     bad = np.zeros(shape, dtype=np.bool_) if broken is None else broken
-    missing = np.zeros(shape, dtype=np.bool_) if valid is None else ~valid & ~bad
     step, info = reader.info.level_downsamples[level], reader.info
     across = _shares(origin[0], step, shape[1], (area.x, area.x + area.width), info.width_px)
     down = _shares(origin[1], step, shape[0], (area.y, area.y + area.height), info.height_px)
+    on_slide = (down > 0)[:, None] & (across > 0)
+    missing = np.zeros(shape, dtype=np.bool_) if valid is None else ~valid & ~bad & on_slide
     canvas.no_data += float(down @ missing @ across)
     canvas.unreadable += float(down @ bad @ across)
     x, y = (
@@ -201,10 +201,10 @@ def _account(
 def _shares(origin: float, step: float, count: int, span: tuple[float, float], length: int) -> NDArray[np.float64]:
     """Length of each of `count` level px that lies in a span and on the slide, slide px: (count,).
 
-    A last level px that lies on the slide only in part belongs to no level, and is not held against the scanner.
+    The last px of a coarse level lies on the slide only in part, and some writers drop it: it counts for nothing.
     """
     edges = origin + np.arange(count + 1) * step
-    end = length if step == 1 else math.floor(length / step + _EXACT) * step
+    end = length if step == 1 else (math.floor(length / step + _EXACT) - 1) * step
     low, high = max(span[0], 0.0), min(span[1], end)
     return np.asarray(np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, None))
 

@@ -1,0 +1,208 @@
+"""Pixels at a wanted resolution: the level chosen, the place hit, and what is missing counted."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wsi_detect.errors import DamagedSlideError
+from wsi_detect.geometry import Box
+from wsi_detect.slides import open_slide
+from wsi_detect.slides.reader import SlideInfo
+from wsi_detect.slides.resample import overview, read_at_mpp, thumbnail
+from wsi_detect.testing.pyramid import damage_tile, drop_area
+
+
+class ArraySlide:
+    """Levels of a ramp: red is x / 4, green is y / 4 of level 0; `holes` and `broken` are boxes in slide px."""
+
+    def __init__(self, width, height, downsamples=(1.0,), holes=(), broken=(), tile=None):
+        self.info = SlideInfo("S0", Path("array"), width, height, 0.25, "file", tuple(downsamples), native_tile_px=tile)
+        self.holes, self.broken, self.calls = holes, broken, []
+
+    def read_region(self, x_px, y_px, level, width, height, *, plane=0):
+        step = self.info.level_downsamples[level]
+        self.calls.append((x_px, y_px, level, width, height))
+        for box in self.broken:
+            if x_px < box.x1 and y_px < box.y1 and x_px + width * step > box.x0 and y_px + height * step > box.y0:
+                raise DamagedSlideError("broken")
+        x, y = x_px + (np.arange(width) + 0.5) * step, y_px + (np.arange(height) + 0.5) * step
+        valid = ((y > 0) & (y < self.info.height_px))[:, None] & ((x > 0) & (x < self.info.width_px))
+        for box in self.holes:
+            valid &= ~(((y > box.y0) & (y < box.y1))[:, None] & ((x > box.x0) & (x < box.x1)))
+        rgb = np.full((height, width, 3), 255.0)
+        rgb[..., 0], rgb[..., 1], rgb[..., 2] = x / 4, y[:, None] / 4, 10 * level
+        rgb[~valid] = 255
+        return np.clip(np.round(rgb), 0, 255).astype(np.uint8), None if valid.all() else valid
+
+
+def test_without_rescaling_the_pixels_are_the_slides_own(painted):
+    with open_slide(painted.path) as slide:
+        region = read_at_mpp(slide, 301, 77, 256, 256)
+        assert (region.rgb == slide.read_region(301, 77, 0, 256, 256)[0]).all()
+    assert (region.no_data, region.unreadable) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "out", "level"),
+    [
+        (100, 100, 0),
+        (100, 200, 0),
+        (199, 100, 0),
+        (200, 100, 1),
+        (380, 100, 1),
+        (399, 100, 2),
+        (400, 100, 2),
+        (900, 100, 2),
+    ],
+)
+def test_the_coarsest_level_that_is_fine_enough_is_read(size, out, level):
+    slide = ArraySlide(1000, 1000, (1.0, 2.0005, 4.0))
+    read_at_mpp(slide, 0, 0, size, out)
+    assert {call[2] for call in slide.calls} == {level}
+
+
+@pytest.mark.parametrize("downsamples", [(1.0,), (1.0, 2.0, 4.0), (1.0, 2.0005, 4.003), (1.0, 3.7)])
+@pytest.mark.parametrize(("size", "out"), [(256, 64), (200, 64), (256, 256), (128, 300), (333, 100), (512, 100)])
+def test_a_pixel_shows_the_place_it_stands_for(downsamples, size, out):
+    region = read_at_mpp(ArraySlide(1000, 1000, downsamples), 203, 101, size, out)
+    centres = (np.arange(out) + 0.5) * size / out
+    assert region.rgb.shape == (out, out, 3)
+    # The ramp has a grey value for 4 px: half a px off would show.
+    assert np.abs(region.rgb[..., 0] - (203 + centres) / 4).max() < 0.8
+    assert abs((region.rgb[..., 0] - (203 + centres) / 4).mean()) < 0.1
+    assert abs((region.rgb[..., 1] - ((101 + centres) / 4)[:, None]).mean()) < 0.1
+
+
+def test_neighbouring_squares_agree_where_they_overlap(painted):
+    with open_slide(painted.path) as slide:
+        left = read_at_mpp(slide, 200, 200, 300, 200).rgb
+        right = read_at_mpp(slide, 350, 200, 300, 200).rgb
+    assert np.abs(left[:, 100:].astype(int) - right[:, :100]).max() <= 1
+
+
+def test_a_large_square_is_read_in_parts_without_a_seam(monkeypatch, painted):
+    with open_slide(painted.path) as slide:
+        whole = read_at_mpp(slide, 0, 0, 1200, 500).rgb
+        monkeypatch.setattr("wsi_detect.slides.resample._MOST_READ", 300)
+        parts = read_at_mpp(slide, 0, 0, 1200, 500).rgb
+    assert np.abs(whole.astype(int) - parts).max() <= 1
+
+
+def test_beyond_the_slide_is_white_and_counted_nowhere():
+    slide = ArraySlide(100, 60)
+    region = read_at_mpp(slide, -50, -50, 200, 200)
+    assert (region.no_data, region.unreadable) == (0, 0)
+    inside = np.zeros((200, 200), bool)
+    inside[50:110, 50:150] = True
+    assert ((region.rgb == 255).all(axis=2) == ~inside).all()
+
+
+def test_far_from_the_slide_nothing_is_read():
+    slide = ArraySlide(100, 60)
+    assert (read_at_mpp(slide, 500, 0, 64, 64).rgb == 255).all()
+    assert slide.calls == []
+
+
+@pytest.mark.parametrize(("size", "out"), [(200, 200), (200, 100), (200, 50), (200, 333)])
+def test_area_without_data_is_a_share_of_the_square(size, out):
+    slide = ArraySlide(1000, 1000, (1.0, 4.0), holes=[Box(100, 100, 200, 140)])
+    region = read_at_mpp(slide, 100, 100, size, out)
+    assert region.no_data == pytest.approx(0.1, abs=1e-9)
+    assert region.unreadable == 0
+
+
+def test_a_hole_that_hangs_over_the_edge_counts_only_on_the_slide():
+    slide = ArraySlide(1000, 1000, holes=[Box(900, 0, 1100, 1000)])
+    assert read_at_mpp(slide, 800, 0, 400, 400).no_data == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(("size", "out"), [(512, 512), (512, 256), (512, 300)])
+def test_an_undecodable_tile_costs_only_itself(size, out):
+    slide = ArraySlide(1024, 1024, broken=[Box(256, 256, 512, 512)], tile=(256, 256))
+    clean = read_at_mpp(ArraySlide(1024, 1024), 100, 100, size, out)
+    region = read_at_mpp(slide, 100, 100, size, out)
+    assert region.unreadable == pytest.approx((256 / size) ** 2)
+    assert region.no_data == 0
+    lost = (region.rgb == 255).all(axis=2)
+    assert lost.mean() == pytest.approx(0.25, abs=0.02)
+    scale = size / out
+    far = np.ones((out, out), bool)
+    far[int(150 / scale) : int(420 / scale), int(150 / scale) : int(420 / scale)] = False
+    assert (region.rgb[far] == clean.rgb[far]).all()
+
+
+def test_on_a_level_between_px_a_bad_tile_costs_no_other_tile():
+    # Tiles of 256 px of a level 4.003 times coarser: seams fall between two px of what is read.
+    broken = Box(256 * 4.003, 256 * 4.003, 512 * 4.003, 512 * 4.003)
+    slide = ArraySlide(8192, 8192, (1.0, 4.003), broken=[broken], tile=(256, 256))
+    region = read_at_mpp(slide, 0, 0, 4096, 1000)
+    assert region.unreadable == pytest.approx((256 * 4.003 / 4096) ** 2, rel=0.05)
+
+
+def test_a_fault_that_passes_is_forgotten():
+    class Shaky(ArraySlide):
+        def read_region(self, *place, plane=0):
+            if len(self.calls) == 0:
+                self.calls.append(place)
+                raise DamagedSlideError("for once")
+            return super().read_region(*place, plane=plane)
+
+    slide = Shaky(100, 100)
+    assert read_at_mpp(slide, 0, 0, 100, 100).unreadable == 0
+    assert len(slide.calls) == 2
+
+
+def test_a_real_file_with_a_bad_tile_and_a_dropped_one(painted, tmp_path):
+    path = Path(shutil.copy(painted.path, tmp_path / "copy.svs"))
+    drop_area(path, Box(0, 0, 256, 256))
+    damage_tile(path, column=1, row=0)
+    with open_slide(painted.path) as whole, open_slide(path) as slide:
+        region, clean = read_at_mpp(slide, 0, 0, 1024, 1024), read_at_mpp(whole, 0, 0, 1024, 1024)
+    assert (region.no_data, region.unreadable) == (0.0625, 0.0625)
+    assert (region.rgb[:256, :512] == 255).all()
+    assert (region.rgb[256:] == clean.rgb[256:]).all()
+    assert (region.rgb[:, 512:] == clean.rgb[:, 512:]).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "max_px", "shape", "downsample"),
+    [
+        ((1000, 500), 100, (50, 100), 10.0),
+        ((1000, 500), 333, (167, 333), 1000 / 333),
+        ((30, 20), 100, (20, 30), 1.0),
+        ((1, 1), 100, (1, 1), 1.0),
+        ((3000, 2), 100, (1, 100), 30.0),
+    ],
+)
+def test_a_thumbnail_keeps_the_shape_and_is_never_enlarged(size, max_px, shape, downsample):
+    rgb, step = thumbnail(ArraySlide(*size), max_px)
+    assert rgb.shape == (*shape, 3)
+    assert step == pytest.approx(downsample)
+
+
+@pytest.mark.parametrize("downsamples", [(1.0,), (1.0, 4.0, 16.0128)])
+def test_an_overview_knows_where_the_slide_has_data(downsamples):
+    slide = ArraySlide(1000, 800, downsamples, holes=[Box(500, 0, 1000, 400)], broken=[Box(0, 768, 1, 769)])
+    view = overview(slide, 50)
+    assert view.downsample == 20
+    assert view.rgb.shape == (40, 50, 3)
+    assert view.no_data == pytest.approx(0.25, abs=0.01)
+    assert 0 < view.unreadable < 0.3
+    assert not view.has_data[:19, 26:].any()
+    assert view.has_data[:19, :24].all()
+
+
+@pytest.mark.parametrize("shape", [(16, 12, 4.0), (4443, 3567, 2.0005055500659967), (10000, 5000, 16.01282051282051)])
+def test_the_last_px_of_a_coarse_level_is_not_held_against_the_scanner(shape):
+    width, height, step = shape
+    view = overview(ArraySlide(width, height, (1.0, step)), max(4, int(max(width, height) / step / 2)))
+    assert view.no_data == 0
+    assert view.has_data.all()
+
+
+@pytest.mark.parametrize(("size", "out"), [(0, 10), (10, 0), (-5, 10)])
+def test_an_empty_square_is_refused(size, out):
+    with pytest.raises(ValueError, match="at least one pixel"):
+        read_at_mpp(ArraySlide(10, 10), 0, 0, size, out)
