@@ -44,7 +44,9 @@ class DarkBlobs:
         labels, count = components(dark > level)
         area = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         chosen = np.flatnonzero((area >= self.min_px) & (area <= self.max_px))
-        y, x = (axis.astype(np.float64) for axis in np.indices(labels.shape))
+        height, width = labels.shape
+        x = np.broadcast_to(np.arange(width, dtype=np.float64), labels.shape)
+        y = np.broadcast_to(np.arange(height, dtype=np.float64)[:, None], labels.shape)
         centres = np.column_stack([_means(labels, values, area)[chosen] for values in (x, y)]) + 0.5
         scores = _means(labels, dark, area)[chosen] / 255.0
         half = self.box_px / 2

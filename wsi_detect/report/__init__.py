@@ -1,0 +1,1 @@
+"""For people: one self-contained page a slide, and the curves of a training."""
