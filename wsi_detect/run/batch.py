@@ -114,6 +114,7 @@ def run_batch(
         for outcome in map_items(_screen, todo, batch, workers=workers, ray_address=ray_address):
             status = _status_of(outcome, batch.out)
             statuses[status["slide_id"]] = status
+            _log.info("%s: %s, by %s", status["slide_id"], status["status"], outcome.worker)
             _tell(on_done, status)
         result = [statuses[row.slide_id] for row in rows]
         _write_csv(batch.file("summary", ".csv"), [_summary_row(status, info.classes) for status in result])

@@ -21,6 +21,7 @@ from wsi_detect.errors import (
 )
 from wsi_detect.exports.exporter import export_cells
 from wsi_detect.inference.detect import detect_patches
+from wsi_detect.report.slide_report import write_report
 from wsi_detect.run import status as states
 from wsi_detect.run.config import RunConfig, RunOptions, resolve
 from wsi_detect.run.slide_list import SlideRow
@@ -121,10 +122,15 @@ def run_slide(row: SlideRow, out: Path, detector: "Detector", config: RunConfig,
 
 
 def give_up(row: SlideRow, out: Path, reason: str) -> states.Status:
-    """Record that a slide could not be screened; an earlier report of it is taken away."""
+    """Record that a slide could not be screened, and say so in its report."""
+    folder = out / row.slide_id
     status = states.not_screened(row.slide_id, Path(row.path), reason)
-    (out / row.slide_id / "report.html").unlink(missing_ok=True)
-    artifact.write_json(out / row.slide_id / states.STATUS, status)
+    artifact.write_json(folder / states.STATUS, status)
+    if (folder / CELLS).exists():
+        # Cells of an earlier run must not appear in a report of this one.
+        (folder / "report.html").unlink(missing_ok=True)
+    else:
+        write_report(folder)
     return status
 
 
@@ -257,6 +263,4 @@ def _report(job: Job, slide: SlideReader) -> None:
         slide.info, job.info, job.config, job.options, preparation=job.preparation, patches=patches, counts=counts
     )
     artifact.write_json(job.folder / states.STATUS, status)
-    from wsi_detect.report.slide_report import write_report
-
-    write_report(job.folder, slide=slide)
+    write_report(job.folder, slide)
