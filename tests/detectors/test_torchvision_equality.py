@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from torchvision.models import resnet18
-from torchvision.models.detection import FCOS as TorchvisionFCOS
+from torchvision.models import detection, resnet18
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -35,7 +34,7 @@ def own_key(key: str) -> str:
 def pair():
     torch.manual_seed(0)
     body = _resnet_fpn_extractor(resnet18(), 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
-    theirs = TorchvisionFCOS(body, num_classes=6, min_size=SIDE, max_size=SIDE)
+    theirs = detection.FCOS(body, num_classes=6, min_size=SIDE, max_size=SIDE)
     # Random heads give flat scores; spread them so that the selection has something to choose from.
     torch.nn.init.normal_(theirs.head.classification_head.cls_logits.weight, std=0.2)
     torch.nn.init.constant_(theirs.head.classification_head.cls_logits.bias, -1.0)

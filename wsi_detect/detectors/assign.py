@@ -12,8 +12,8 @@ def assign_centre(points: PyramidPoints, boxes: Tensor) -> Tensor:
     """Centre assignment of FCOS (Tian et al., ICCV 2019, with centre sampling).
 
     A point is positive for a box if it lies strictly inside it, within 1.5 strides (Chebyshev) of its centre, and the
-    largest of its four distances lies strictly between 4 and 8 times 2 strides of its level; the first level has no lower,
-    the last no upper limit. Of several boxes the smallest wins, of equals the first.
+    largest of its four distances lies strictly between 4 and 8 strides of its level; the first level has no lower, the
+    last no upper limit. Of several boxes the smallest wins, of equals the first.
 
     Args:
         points: the pyramid, A points.

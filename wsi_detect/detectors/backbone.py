@@ -25,8 +25,8 @@ def residual_stages(
 
     Args:
         name: any torchvision model with stages layer1 to layer4 (resnet18, resnet50, resnext50_32x4d, ...).
-        weights: None for random ones; a path to a `.safetensors` file of the classifier's state; or a torchvision weights
-            name such as `DEFAULT`, which torchvision downloads.
+        weights: None for random ones; a path to a `.safetensors` file of the classifier's state; or a torchvision
+            weights name such as `DEFAULT`, which torchvision downloads.
         last: 1 to 4; later stages are dropped.
         frozen_norm: batch norm keeps its statistics and scales (usual with pretrained weights and small batches).
 

@@ -1,8 +1,8 @@
 """One-stage detectors by composition: prepare → backbone → head → losses, or → decode → suppress.
 
 The outside contract is torchvision's: in training `model(images, targets)` gives a dict of losses, in evaluation
-`model(images)` gives a list of {"boxes", "scores", "labels"} (and "class_scores"). Images are uint8, or float in [0, 1],
-(3, H, W) in patch px; normalisation and the input scale live in here, so every runtime takes the same pixels.
+`model(images)` gives a list of {"boxes", "scores", "labels"} (and "class_scores"). Images are uint8, or float in
+[0, 1], (3, H, W) in patch px; normalisation and the input scale live in here, so every runtime takes the same pixels.
 """
 
 from collections.abc import Sequence
@@ -98,7 +98,7 @@ class DenseDetector(nn.Module):
         ]
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
-        """Images (3, H, W) uint8 or float in [0, 1] → one normalised batch, padded right and below to multiples of 32."""
+        """Images (3, H, W) uint8 or float in [0, 1] → one normalised batch, padded right and below to 32s."""
         ready = []
         for image in images:
             pixels = image.float() / 255 if image.dtype == torch.uint8 else image

@@ -1,4 +1,4 @@
-"""FCOS (Tian, Shen, Chen, He, ICCV 2019, arXiv 1904.01355), with centre sampling, GIoU and centreness on the box branch.
+"""FCOS (Tian, Shen, Chen, He, ICCV 2019, arXiv 1904.01355), with centre sampling, GIoU, centreness on the box branch.
 
 With group norm, five levels and the focal loss it gives torchvision's losses and detections from the same weights.
 The classification loss is an argument.

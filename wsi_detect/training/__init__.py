@@ -1,0 +1,1 @@
+"""From batches to weights. The only room that knows Lightning."""

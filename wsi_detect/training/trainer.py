@@ -1,0 +1,231 @@
+"""The stage train: an index of patches in, a model bundle out. A stopped run goes on to the same weights."""
+
+import json
+import logging
+import math
+import sys
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from wsi_detect import __version__, artifact
+from wsi_detect.config import digest
+from wsi_detect.data.augment import augmenter
+from wsi_detect.data.dataset import PatchDataset, make_loader
+from wsi_detect.data.index import PatchIndex, read_index, read_labels
+from wsi_detect.data.samplers import SAMPLERS, EpochSampler, rates_table, realised_rates
+from wsi_detect.detectors import build_detector
+from wsi_detect.detectors.bundle import save_bundle
+from wsi_detect.detectors.dense import DenseDetector
+from wsi_detect.detectors.info import DetectorInfo
+from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
+from wsi_detect.tiling.patch_store import PatchStore
+from wsi_detect.training.callbacks import ModelAverage, RandomState
+from wsi_detect.training.config import TrainingConfig
+from wsi_detect.training.module import DetectionModule
+
+BUNDLE = "bundle"
+CHECKPOINTS = "checkpoints"
+CONFIG = "config.json"
+LAST = "last.ckpt"
+LOG = "metrics.csv"
+
+_log = logging.getLogger(__name__)
+
+
+def train_detector(index: Path, out: Path, config: TrainingConfig | None = None) -> Path:
+    """Train a detector.
+
+    Args:
+        index: `index.parquet` of a data set; its split `train` is trained on, its split `val`, if any, watched.
+        out: folder of the run: `checkpoints/`, `logs/`, `config.json`, `bundle/`. If it holds a stopped run of the same
+            configuration, that run goes on.
+        config: everything else.
+
+    Returns:
+        The bundle, with averaged weights and a first card.
+
+    Raises:
+        StaleArtifactError: `out` holds a run of another configuration or another index.
+        ConfigError: unknown detector, sampler or augmentation.
+        NonFiniteError: a loss became NaN or infinite.
+    """
+    config = config or TrainingConfig()
+    _claim(out, index, config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    seed_everything(config.seed, verbose=False)
+    content = read_index(index)
+    model = build_detector(config.detector, len(content.classes), config.options)
+    module = DetectionModule(model, content.classes, config.optimiser)
+    watched = "val" in content.splits
+    trainer = _trainer(out, config, watched)
+    train_loader = _train_loader(content, config, trainer)
+    val_loader = None
+    if watched:
+        val_loader = make_loader(PatchDataset(content, "val"), config.loader.batch_size, workers=config.loader.workers)
+    last = out / CHECKPOINTS / LAST
+    if last.exists():
+        _log.info("train: going on from %s", last.name)
+    trainer.fit(
+        module,
+        train_loader,
+        val_loader,
+        ckpt_path=str(last) if last.exists() else None,
+        weights_only=True,
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    info = describe(content, config)
+    if trainer.is_global_zero:
+        save_bundle(out / BUNDLE, _trained(module), info, first_card(info), half=config.description.half)
+    return out / BUNDLE
+
+
+def describe(index: PatchIndex, config: TrainingConfig) -> DetectorInfo:
+    """Facts of the bundle, from the data and the configuration."""
+    facts = config.description
+    largest = facts.largest_cell_um or _largest_cell_um(index)
+    return DetectorInfo(
+        model_id=facts.name,
+        classes=index.classes,
+        patch_px=index.patch_px,
+        mpp=index.mpp,
+        mpp_assumed=facts.mpp_assumed,
+        preparation=facts.preparation,
+        largest_cell_um=largest,
+        score_threshold=facts.score_threshold,
+        detector={"name": config.detector, "options": dict(config.options)},
+        data_card=facts.data_card,
+        training={
+            "config": config.model_dump(mode="json"),
+            "digest": digest(config),
+            "patches": len(index.rows("train")),
+            "cells": _cells(index),
+            "version": __version__,
+        },
+    )
+
+
+def first_card(info: DetectorInfo) -> str:
+    """A model card that claims nothing about accuracy: that is measured afterwards."""
+    facts = {key: value for key, value in asdict(info).items() if key not in ("training", "detector")}
+    lines = [f"- {key}: {value}" for key, value in facts.items()]
+    return "\n".join(
+        [
+            "---",
+            "license: apache-2.0",
+            "library_name: wsi-detect",
+            "tags: [cytology, object-detection]",
+            "---",
+            f"# {info.model_id}",
+            "",
+            "Research use only. Not a diagnosis. Accuracy: not measured yet (`wsi-detect evaluate`).",
+            "",
+            *lines,
+            "",
+        ]
+    )
+
+
+def _claim(out: Path, index: Path, config: TrainingConfig) -> None:
+    """Enter this run's configuration in its folder, or make sure that it is the one there."""
+    mine = {"config": config.model_dump(mode="json"), "index": artifact.fingerprint(index)}
+    path = out / CONFIG
+    if path.exists():
+        theirs = artifact.read_json(path)
+        if theirs != json.loads(json.dumps(mine)):
+            raise StaleArtifactError(f"{out} holds a run of another configuration or index; give another folder")
+        return
+    artifact.write_json(path, mine)
+
+
+def _trainer(out: Path, config: TrainingConfig, watched: bool) -> Trainer:
+    logs = out / "logs"
+    callbacks: list[Callback] = [
+        ModelAverage(config.ema_decay),
+        RandomState(),
+        LearningRateMonitor("step"),
+        ModelCheckpoint(
+            out / CHECKPOINTS,
+            filename="step{step:06d}",
+            auto_insert_metric_name=False,
+            train_time_interval=timedelta(minutes=config.checkpoint_minutes),
+            save_last=True,
+            enable_version_counter=False,
+        ),
+    ]
+    on_screen = sys.stderr.isatty()
+    if on_screen:
+        callbacks.append(TQDMProgressBar(refresh_rate=5))
+    return Trainer(
+        accelerator=config.accelerator,
+        devices=config.devices,
+        precision=config.precision,
+        max_steps=config.steps,
+        # Steps decide, not epochs, so that the length of an epoch is nobody's concern.
+        val_check_interval=config.validate_every if watched else None,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=config.clip_norm,
+        log_every_n_steps=10,
+        logger=[CSVLogger(logs, name="", version=""), TensorBoardLogger(logs, name="", version="")],
+        callbacks=callbacks,
+        enable_progress_bar=on_screen,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=out,
+    )
+
+
+def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -> Any:
+    rule = config.loader
+    if rule.sampler not in SAMPLERS:
+        raise ConfigError(f"unknown sampler {rule.sampler!r}; known: {', '.join(sorted(SAMPLERS))}")
+    augment = augmenter(rule.augmentation, rule.crop_px, aim=rule.aim)
+    dataset = PatchDataset(index, "train", augment=augment, seed=config.seed)
+    weights = SAMPLERS[rule.sampler](dataset.counts, rule.background_share)
+    draws = max(len(dataset), rule.batch_size * trainer.world_size)
+    sampler = EpochSampler(weights, draws, config.seed, rank=trainer.global_rank, world=trainer.world_size)
+    drawn = np.bincount(sampler.order(0), minlength=len(dataset)).astype(np.float64)
+    _log.info(
+        "train: what the first epoch draws\n%s", rates_table(realised_rates(dataset.counts, drawn, index.classes))
+    )
+    return make_loader(dataset, rule.batch_size, sampler=sampler, workers=rule.workers)
+
+
+def _trained(module: DetectionModule) -> DenseDetector:
+    model = module.model
+    if not isinstance(model, DenseDetector):
+        raise TypeError(f"a {type(model).__name__} cannot be kept as a bundle")
+    return model.cpu().eval()
+
+
+def _largest_cell_um(index: PatchIndex) -> float:
+    """Longest side of a labelled box, µm, rounded up to a tenth."""
+    longest = 0.0
+    for slide, known in read_labels(index.annotations, index.classes).items():
+        if slide in index.stores and len(known.boxes):
+            sides = known.boxes[:, 2:] - known.boxes[:, :2]
+            longest = max(longest, float(sides.max()) * PatchStore.open(index.stores[slide]).slide.resolution())
+    if longest == 0:
+        raise LabelError("the data set has no labelled cell to learn from")
+    return math.ceil(longest * 10) / 10
+
+
+def _cells(index: PatchIndex) -> dict[str, int]:
+    """Labelled cells of each class on the slides of the training split."""
+    slides = {index.slide_ids[row] for row in index.rows("train")}
+    labels = read_labels(index.annotations, index.classes)
+    counts = np.zeros(len(index.classes), dtype=np.int64)
+    for slide in sorted(slides & set(labels)):
+        known = labels[slide].labels
+        counts += np.bincount(known[known >= 0], minlength=len(counts))
+    return dict(zip(index.classes, counts.tolist(), strict=True))
