@@ -1,6 +1,6 @@
 """Slides made of arithmetic, for tests and for the processes they spawn: importable by name, no file behind them.
 
-`Painted` is a slide format (`accepts`, `open_reader`): the text of its "slide file" is `width height mpp`.
+`Painted` is a slide format (`accepts`, `open`): the text of its "slide file" is `width height mpp`.
 """
 
 import os
@@ -71,7 +71,7 @@ class Painted:
     def accepts(self, path):
         return path.suffix == ".painted"
 
-    def open_reader(self, path, slide_id):
+    def open(self, path, slide_id):
         if self.trap is not None and os.environ.get("TRAP") and not self.trap.exists():
             self.trap.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -44,7 +44,7 @@ class JpegCodec(ArrayBytesCodec):
 
     def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
         """Raise: the size of a JPEG depends on its content."""
-        raise NotImplementedError(f"{NAME} has no fixed size")
+        raise ValueError(f"{NAME} has no fixed size")
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
         rgb = decode_jpeg(chunk_data.to_bytes()).reshape(chunk_spec.shape)

@@ -14,7 +14,7 @@ from pydantic import Field
 from wsi_detect.config import Config
 from wsi_detect.errors import DamagedSlideError
 from wsi_detect.geometry import Box
-from wsi_detect.slides.reader import Pixels, SlideInfo, SlideReader
+from wsi_detect.slides.reader import Pixels, SlideReader
 from wsi_detect.slides.resample import thumbnail
 
 Mask = NDArray[np.bool_]
@@ -90,7 +90,7 @@ class CellMask:
         fraction = np.divide(covered, area, out=np.zeros_like(covered), where=area > 0)
         # What is left of a difference of large sums is not a touch.
         fraction[fraction < _TINY] = 0.0
-        return np.minimum(fraction, 1.0).astype(np.float32)
+        return np.asarray(np.minimum(fraction, 1.0), dtype=np.float32)
 
     def _sum_to(self, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mask area between the origin and points in mask px; linear between pixel edges, so exact."""
@@ -150,12 +150,8 @@ class _Watch:
 
     def __init__(self, reader: SlideReader) -> None:
         self._reader = reader
+        self.info = reader.info
         self._failed: list[Box] = []
-
-    @property
-    def info(self) -> SlideInfo:
-        """Facts of the slide."""
-        return self._reader.info
 
     def read_region(self, x_px: int, y_px: int, level: int, width: int, height: int, *, plane: int = 0) -> Pixels:
         """Read a rectangle, and note it if that fails."""

@@ -274,9 +274,8 @@ def slide_from(facts: Mapping[str, Any]) -> SlideInfo:
     """Rebuild a slide's facts from a store; its path is its id."""
     values = dict(facts)
     values["bounds"] = None if values["bounds"] is None else Box(*values["bounds"])
-    values["level_downsamples"] = tuple(values["level_downsamples"])
-    tile = values.get("native_tile_px")
-    values["native_tile_px"] = None if tile is None else tuple(tile)
+    # JSON knows lists only.
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     return SlideInfo(path=Path(values["slide_id"]), **values)
 
 

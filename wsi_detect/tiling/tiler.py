@@ -14,14 +14,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from wsi_detect import artifact
 from wsi_detect.errors import ArtifactError, DamagedSlideError
 from wsi_detect.slides import open_slide
-from wsi_detect.slides.reader import SlideReader
+from wsi_detect.slides.reader import SlideFormat, SlideReader
 from wsi_detect.slides.resample import read_at_mpp
 from wsi_detect.tiling import shard
 from wsi_detect.tiling.chunk import CodecName, encode_chunk
@@ -42,6 +41,9 @@ STORE = "patches.zarr"
 JOURNAL = "patches.journal"
 _PLAN = "plan.json"
 
+#: A slide format of one's own, or a class called with path and id; picklable by name, when several processes open it.
+SlideOpener = SlideFormat | Callable[[Path, str], SlideReader]
+
 _log = logging.getLogger(__name__)
 
 
@@ -53,10 +55,10 @@ class SlideSource:
     mpp: float | None
     mpp_source: str
     slide_id: str
-    reader: Any = None
+    reader: SlideOpener | None = None
 
     @classmethod
-    def of(cls, slide: SlideReader, reader: Any = None) -> "SlideSource":
+    def of(cls, slide: SlideReader, reader: SlideOpener | None = None) -> "SlideSource":
         """Describe an open slide; a resolution that came from the file is left to be read there again."""
         info = slide.info
         given = info.mpp if info.mpp_source not in ("file", "missing") else None
@@ -67,6 +69,15 @@ class SlideSource:
         return open_slide(
             self.path, mpp=self.mpp, mpp_source=self.mpp_source, slide_id=self.slide_id, reader=self.reader
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How to go about it; nothing here may change a byte of the store."""
+
+    workers: int
+    progress: bool
+    reader: SlideOpener | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +101,7 @@ def tile_slide(
     workers: int = 1,
     progress: bool = False,
     mpp: float | None = None,
-    reader: Any = None,
+    reader: SlideOpener | None = None,
 ) -> PatchStore:
     """Cut a slide into patches.
 
@@ -102,7 +113,7 @@ def tile_slide(
         workers: processes that read and encode, each with its own slide handle; the bytes do not depend on it.
         progress: show a bar, if there is a terminal to show it on.
         mpp: µm per slide px, when `slide` is a path whose file does not say.
-        reader: how to open the slide, if not by one of `slides.READERS`; the same for every process.
+        reader: how each process opens the slide, if not by one of `slides.READERS`.
 
     Returns:
         The store. When `slide` is an open slide, pixels of an index-only store are read through it.
@@ -115,9 +126,9 @@ def tile_slide(
     config = config or TilingConfig()
     if isinstance(slide, Path):
         with open_slide(slide, mpp=mpp, reader=reader) as opened:
-            _tile(opened, out, config, workers, progress, reader)
+            _tile(opened, out, config, _Way(workers, progress, reader))
         return PatchStore.open(out / STORE)
-    _tile(slide, out, config, workers, progress, reader)
+    _tile(slide, out, config, _Way(workers, progress, reader))
     return PatchStore.open(out / STORE, slide)
 
 
@@ -133,7 +144,7 @@ def is_tiled(slide: SlideReader, out: Path, config: TilingConfig) -> bool:
     return fresh
 
 
-def _tile(slide: SlideReader, out: Path, config: TilingConfig, workers: int, progress: bool, reader: Any) -> None:
+def _tile(slide: SlideReader, out: Path, config: TilingConfig, way: _Way) -> None:
     name = slide.info.slide_id
     if is_tiled(slide, out, config):
         # Left behind when the last run was killed between its last two steps.
@@ -146,16 +157,14 @@ def _tile(slide: SlideReader, out: Path, config: TilingConfig, workers: int, pro
     total = 0 if config.codec == "none" else len(plan.shards)
     if tasks and len(tasks) < total:
         _log.info("tile %s: resuming, %d of %d shards kept", name, total - len(tasks), total)
-    setup: Callable[[], Any] = partial(_borrowed, slide)
-    if workers > 1:
-        setup = SlideSource.of(slide, reader).open
-    with _bar(progress, total, total - len(tasks)) as advance:
+    setup = SlideSource.of(slide, way.reader).open if way.workers > 1 else partial(_borrowed, slide)
+    with _bar(way.progress, total, total - len(tasks)) as advance:
 
         def done(number: int, pid: int) -> None:
             _log.debug("tile %s: shard %d of %d by process %d", name, tasks[number].number + 1, total, pid)
             advance()
 
-        map_shards(_write_shard, tasks, workers, setup=setup, on_result=done, crash_error=DamagedSlideError)
+        map_shards(_write_shard, tasks, way.workers, setup=setup, on_result=done, crash_error=DamagedSlideError)
     _finish(plan, out)
     _log.info("tile %s: %d patches in %d shards, %.1f s", name, len(plan.patch_ids), total, time.monotonic() - start)
 
@@ -209,7 +218,7 @@ def _is_kept(out: Path, number: int) -> bool:
     except ArtifactError as error:
         _log.warning("tile: made again: %s", error)
         return False
-    return digest_of(shard_path(out / STORE, number).read_bytes()) == entry["sha256"]
+    return bool(digest_of(shard_path(out / STORE, number).read_bytes()) == entry["sha256"])
 
 
 def _write_shard(task: _ShardTask, slide: SlideReader) -> int:
