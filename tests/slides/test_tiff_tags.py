@@ -39,7 +39,7 @@ def test_ycbcr_passes_where_a_jpeg_library_decodes_it(compression, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"photometric": "ycbcr", "compression": "deflate"}, "YCbCr colour with TIFF compression 8"),
+        ({"photometric": "ycbcr", "compression": "deflate"}, "YCbCr colour with TIFF compression 32946"),
         ({"photometric": "ycbcr", "compression": "zstd"}, "YCbCr colour with TIFF compression 50000"),
         ({"compression": "webp"}, "TIFF compression 50001"),
         ({"compression": "lerc"}, "TIFF compression 34887"),
@@ -77,7 +77,7 @@ def test_strips_are_nobodys_pyramid(tmp_path):
 
 def test_broken_directories_are_refused(tmp_path):
     path = tmp_path / "a.tif"
-    path.write_bytes(b"II*\0" + b"\xff" * 4 + bytes(100))
+    path.write_bytes(b"II*\0")
     with pytest.raises(UnsupportedSlideError, match="directories"):
         check_tiff(path)
 

@@ -184,8 +184,7 @@ def _account(
     step, info = reader.info.level_downsamples[level], reader.info
     across = _shares(origin[0], step, shape[1], (area.x, area.x + area.width), info.width_px)
     down = _shares(origin[1], step, shape[0], (area.y, area.y + area.height), info.height_px)
-    on_slide = (down > 0)[:, None] & (across > 0)
-    missing = np.zeros(shape, dtype=np.bool_) if valid is None else ~valid & ~bad & on_slide
+    missing = np.zeros(shape, dtype=np.bool_) if valid is None else ~valid & ~bad
     canvas.no_data += float(down @ missing @ across)
     canvas.unreadable += float(down @ bad @ across)
     x, y = (
@@ -204,9 +203,12 @@ def _shares(origin: float, step: float, count: int, span: tuple[float, float], l
     The last px of a coarse level lies on the slide only in part, and some writers drop it: it counts for nothing.
     """
     edges = origin + np.arange(count + 1) * step
-    end = length if step == 1 else (math.floor(length / step + _EXACT) - 1) * step
-    low, high = max(span[0], 0.0), min(span[1], end)
-    return np.asarray(np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, None))
+    low, high = max(span[0], 0.0), min(span[1], length)
+    shares = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, None)
+    if step > 1:
+        end = (math.floor(length / step + _EXACT) - 1) * step
+        shares[(edges[:-1] < -_EXACT) | (edges[1:] > end + _EXACT)] = 0.0
+    return np.asarray(shares)
 
 
 def _level_for(reader: SlideReader, downsample: float) -> int:
