@@ -1,14 +1,17 @@
 """A contract that nothing can break is none: every check refuses what it is there to refuse."""
 
+import importlib
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
 from wsi_detect.annotations import coco
 from wsi_detect.data.samplers import class_aware, uniform
@@ -21,6 +24,7 @@ from wsi_detect.stitching.stitcher import StitchingConfig, stitch
 from wsi_detect.testing.contracts import (
     ContractBrokenError,
     ReadCell,
+    check_detector,
     check_exporter,
     check_importer,
     check_loss,
@@ -285,31 +289,6 @@ class Hidden(BCELoss):
         return loss * (1 + self.seen) / 2
 
 
-class Running(BCELoss):
-    """Weights by a running mean in a buffer, but every process keeps its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.register_buffer("level", torch.ones(()))
-
-    def forward(self, logits, targets, *, valid, image, normaliser):
-        loss = super().forward(logits, targets, valid=valid, image=image, normaliser=normaliser)
-        self.level += self.shared(loss.detach().nan_to_num().clamp(max=1) * 0.01)
-        return loss * self.level.clone()
-
-    def shared(self, value):
-        return value
-
-
-class Reduced(Running):
-    """The same, reduced over the processes."""
-
-    def shared(self, value):
-        if distributed.is_available() and distributed.is_initialized():
-            distributed.all_reduce(value)
-        return value
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -324,3 +303,88 @@ def test_loss(make, words):
     expected = pytest.raises(TypeError) if make is nn.Identity else broken(words)
     with expected:
         check_loss(make)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "honest"), [("Running", False), ("Reduced", True)])
+def test_loss_with_state_on_two_processes(name, honest, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    make = getattr(importlib.import_module("losses_with_state"), name)
+    with nullcontext() if honest else broken("different states"):
+        check_loss(make)
+
+
+# --- detectors -----------------------------------------------------------------------------------------------------
+
+
+class Toy(nn.Module):
+    """Looks right to a type checker: a head without a body, boxes all over."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.layer = nn.Linear(3, classes)
+
+    def forward(self, images, targets=None):
+        colours = torch.stack([image.float().mean(dim=(1, 2)) for image in images])
+        values = self.layer(colours)
+        if self.training:
+            return self.losses(values, targets)
+        return [self.answer(value) for value in values]
+
+    def losses(self, values, targets):
+        if targets is None:
+            raise ValueError("no targets")
+        if any((t["boxes"][:, 2:] <= t["boxes"][:, :2]).any() for t in targets):
+            raise ValueError("box without area")
+        return {"classification": values.square().mean()}
+
+    def answer(self, value):
+        scores = value.sigmoid().sort(descending=True).values
+        boxes = torch.tensor([[0.0, 0.0, 128.0, 128.0]]).repeat(len(scores), 1)
+        labels = torch.zeros(len(scores), dtype=torch.int64)
+        return {"boxes": boxes, "scores": scores, "labels": labels, "class_scores": scores.repeat(len(scores), 1)}
+
+
+class Scaled(Toy):
+    """Takes bytes and fractions alike."""
+
+    def forward(self, images, targets=None):
+        return super().forward([i.float() / 255 if i.dtype == torch.uint8 else i for i in images], targets)
+
+
+class Idle(Scaled):
+    """Has a layer nothing passes through."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        self.idle = nn.Linear(2, 2)
+
+
+class NotANumber(Scaled):
+    """Divides by the number of boxes."""
+
+    def losses(self, values, targets):
+        found = super().losses(values, targets)
+        return {name: value / sum(len(t["boxes"]) for t in targets) for name, value in found.items()}
+
+
+class Trusting(Scaled):
+    """Takes boxes without area."""
+
+    def losses(self, values, targets):
+        return {"classification": values.square().mean()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (Toy, "uint8 and float pixels differ"),
+        (Idle, "take no part"),
+        (NotANumber, "no cells is not a finite scalar"),
+        (Trusting, "box without area"),
+        (Scaled, "cells are missed"),
+    ],
+)
+def test_detector(kind, words):
+    with broken(words):
+        check_detector(kind, learning_rate=0.1)

@@ -102,7 +102,7 @@ def _gradient(loss: "nn.Module", batch: dict[str, Any]) -> "Tensor":
 
     logits = batch["logits"].clone().requires_grad_()
     value = _value(loss, {**batch, "logits": logits})
-    (gradient,) = torch.autograd.grad(value, logits)
+    gradient: Tensor = torch.autograd.grad(value, logits)[0]
     return gradient
 
 
@@ -174,11 +174,11 @@ def _check_state(make: Callable[[], "nn.Module"], columns: int) -> None:
 def _check_distributed(make: Callable[[], "nn.Module"], columns: int) -> None:
     """Two processes see different batches; their states must be equal afterwards."""
     import torch
-    from torch import multiprocessing
+    from torch.multiprocessing.spawn import spawn
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        multiprocessing.spawn(_distributed_steps, args=(make, columns, folder), nprocs=2)  # type: ignore[no-untyped-call]
+        spawn(_distributed_steps, args=(make, columns, folder), nprocs=2)  # type: ignore[no-untyped-call]
         states = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
     same = all(states[0][key].equal(states[1][key]) for key in states[0])
     promise(same, "the processes of a distributed run keep different states")
@@ -341,18 +341,21 @@ def _check_export(model: "nn.Module", image: "Tensor") -> None:
         return
 
     class Dense(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, detector: DenseDetector) -> None:
             super().__init__()
-            self.model = model
+            self.backbone, self.head = detector.backbone, detector.head
+            self.prepare = detector.prepare
 
         def forward(self, pixels: "Tensor") -> "tuple[Tensor, Tensor]":
-            levels = model.backbone(model.prepare([pixels]))
+            levels = self.backbone(self.prepare([pixels]))
             shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-            points = pyramid_points(shapes, model.backbone.strides, pixels.device)  # type: ignore[arg-type]
-            boxes, scores = model.head.decode(model.head(levels), points)  # type: ignore[operator]
+            strides: Any = self.backbone.strides
+            decode: Any = self.head.decode
+            boxes, scores = decode(self.head(levels), pyramid_points(shapes, strides, pixels.device))
             return boxes, scores
 
-    graph = torch.export.export(Dense().eval(), (image,)).module()
+    dense = Dense(model).eval()
+    graph = torch.export.export(dense, (image,)).module()
     with torch.inference_mode():
-        pairs = zip(graph(image), Dense().eval()(image), strict=True)
+        pairs = zip(graph(image), dense(image), strict=True)
         promise(all(torch.allclose(a, b, atol=1e-4) for a, b in pairs), "the exported graph gives other numbers")

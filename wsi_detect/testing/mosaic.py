@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ from wsi_detect.testing.pyramid import write_pyramid
 #: Offsets are multiples of it: whole JPEG blocks, and whole strides of any pyramid of a detector up to 64.
 STEP_PX = 64
 QUALITY = 95
+
+_Coco = dict[str, list[dict[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,7 @@ def _up(length: int) -> int:
     return -(-length // STEP_PX) * STEP_PX
 
 
-def _check(placed: tuple[MosaicField, ...], labels: dict[str, list[dict[str, object]]], coco: Path) -> None:
+def _check(placed: tuple[MosaicField, ...], labels: _Coco, coco: Path) -> None:
     known = {entry["file_name"]: (entry["width"], entry["height"]) for entry in labels["images"]}
     for field in placed:
         found = known.get(field.name)
@@ -187,19 +190,22 @@ def _check(placed: tuple[MosaicField, ...], labels: dict[str, list[dict[str, obj
             raise LabelError(f"{field.name} is {field.width_px} x {field.height_px} px, {coco.name} has {found}")
 
 
-def _truth(
-    placed: tuple[MosaicField, ...], labels: dict[str, list[dict[str, object]]], name: str, size: tuple[int, int]
-) -> dict[str, list[dict[str, object]]]:
+def _truth(placed: tuple[MosaicField, ...], labels: _Coco, name: str, size: tuple[int, int]) -> _Coco:
     where = {field.name: field for field in placed}
     of_image = {entry["id"]: where[entry["file_name"]] for entry in labels["images"] if entry["file_name"] in where}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for source in labels["annotations"]:
         field = of_image.get(source["image_id"])
         if field is None:
             continue
         x, y, width, height = source["bbox"]
-        moved = {"bbox": [x + field.x_px, y + field.y_px, width, height], "image_id": 1, "field": field.name}
-        annotations.append({**{k: source[k] for k in ("id", "category_id", "area", "iscrowd") if k in source}, **moved})
+        moved: dict[str, Any] = {
+            "bbox": [x + field.x_px, y + field.y_px, width, height],
+            "image_id": 1,
+            "field": field.name,
+        }
+        kept = {key: source[key] for key in ("id", "category_id", "area", "iscrowd") if key in source}
+        annotations.append({**kept, **moved})
     image = {"id": 1, "file_name": name, "width": size[0], "height": size[1]}
     return {"images": [image], "categories": labels["categories"], "annotations": annotations}
 

@@ -221,7 +221,8 @@ def _stain(band: NDArray[np.float32], cell: PaintedCell, y0: int, grain: NDArray
 
 def _disc(radius: NDArray[np.float32], edge: float, half: float) -> NDArray[np.float32]:
     """1 inside, 0 outside, one px wide slope between: (H, W, 1)."""
-    return np.clip((edge - radius) * half + 0.5, 0, 1).astype(np.float32)[..., None]
+    slope = np.clip((edge - radius) * half + 0.5, 0, 1)
+    return np.asarray(slope[..., None], dtype=np.float32)
 
 
 def _box_at(rng: np.random.Generator, centre: NDArray[np.float64]) -> NDArray[np.float64]:

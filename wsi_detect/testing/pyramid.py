@@ -75,7 +75,7 @@ def drop_area(path: Path, box: Box) -> int:
     """
     dropped = 0
     with tifffile.TiffFile(path, mode="r+") as tiff:
-        pages = list(tiff.pages)
+        pages = [page.aspage() for page in tiff.pages]
         for page in pages:
             scale = pages[0].imagewidth / page.imagewidth
             counts = list(page.databytecounts)
@@ -102,7 +102,7 @@ def damage_tile(path: Path, column: int, row: int, level: int = 0) -> Box:
         The area that cannot be decoded any more, slide px.
     """
     with tifffile.TiffFile(path) as tiff:
-        first, page = tiff.pages[0], tiff.pages[level]
+        first, page = tiff.pages.first, tiff.pages[level].aspage()
         scale = first.imagewidth / page.imagewidth
         number = row * -(-page.imagewidth // page.tilewidth) + column
         offset, size = page.dataoffsets[number], page.databytecounts[number]
