@@ -204,7 +204,7 @@ def _truth(placed: tuple[MosaicField, ...], labels: _Coco, name: str, size: tupl
             "image_id": 1,
             "field": field.name,
         }
-        kept = {key: source[key] for key in ("id", "category_id", "area", "iscrowd") if key in source}
+        kept: dict[str, Any] = {key: source[key] for key in ("id", "category_id", "area", "iscrowd") if key in source}
         annotations.append({**kept, **moved})
     image = {"id": 1, "file_name": name, "width": size[0], "height": size[1]}
     return {"images": [image], "categories": labels["categories"], "annotations": annotations}

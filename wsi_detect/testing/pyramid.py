@@ -14,6 +14,8 @@ from wsi_detect.geometry import Box
 
 TILE_PX = 256
 STEP = 4
+#: Objectives; the one whose usual resolution is nearest goes into the description.
+_POWERS = (5, 10, 20, 40, 60)
 
 Pixels = NDArray[np.uint8]
 #: Rows (y0, y1) of a slide → (y1 - y0, width, 3).
@@ -138,8 +140,10 @@ def _rows_of(pixels: Pixels) -> Rows:
 
 def _description(width: int, height: int, mpp: float | None, quality: int, note: str) -> str:
     size = f"{width}x{height} [0,0 {width}x{height}] ({TILE_PX}x{TILE_PX}) JPEG/RGB Q={quality}"
-    facts = "" if mpp is None else f"|AppMag = {10 / mpp:g}|MPP = {mpp:.6f}"
-    return f"Aperio Image Library ({note})\r\n{size}{facts}"
+    if mpp is None:
+        return f"Aperio Image Library ({note})\r\n{size}"
+    power = min(_POWERS, key=lambda power: abs(power - 10 / mpp))
+    return f"Aperio Image Library ({note})\r\n{size}|AppMag = {power}|MPP = {mpp:.6f}"
 
 
 def _tile_box(page: tifffile.TiffPage, number: int, scale: float) -> Box:
