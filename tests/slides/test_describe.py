@@ -20,7 +20,7 @@ def test_a_painted_slide_is_described(painted):
         assert describe(slide) == [
             ("slide", "S7"),
             ("vendor", "aperio"),
-            ("size", "1536 x 1280 px, 0.38 x 0.32 mm"),
+            ("size", "1536 x 1280 px, 0.384 x 0.32 mm"),
             ("resolution", "0.25 µm/px, from the file"),
             ("objective", "40x"),
             ("level 0", "1/1, 0.25 µm/px"),

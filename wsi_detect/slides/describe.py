@@ -33,7 +33,12 @@ def describe(reader: SlideReader) -> list[tuple[str, str]]:
         ("without data", no_data),
         ("unreadable", unreadable),
         ("colour profile", "embedded" if info.icc else "none"),
-        ("light", "bright field" if looks_bright(view) else "dark ground: fluorescence or the like, not screened"),
+        (
+            "light",
+            "bright field"
+            if looks_bright(view)
+            else "dark ground, as in fluorescence: the detectors know bright field only",
+        ),
     ]
 
 
@@ -45,7 +50,7 @@ def _size(info: SlideInfo) -> str:
     size = f"{info.width_px} x {info.height_px} px"
     if info.mpp is None:
         return size
-    return f"{size}, {info.width_px * info.mpp / 1e3:.2f} x {info.height_px * info.mpp / 1e3:.2f} mm"
+    return f"{size}, {info.width_px * info.mpp / 1e3:.3g} x {info.height_px * info.mpp / 1e3:.3g} mm"
 
 
 def _resolution(info: SlideInfo) -> str:
