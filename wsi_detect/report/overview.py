@@ -92,7 +92,7 @@ def place_pins(crops: Sequence[Crop], downsample: float, width: int, height: int
     for crop in crops:
         if not is_abnormal(crop.label):
             continue
-        x = min((crop.x_px + crop.box[2] / 2) / downsample + 0.25 * size, width - 1.2 * size)
+        x = min((crop.x_px + crop.box[2] / 2) / downsample + 0.25 * size, width - 1.6 * size)
         y = max((crop.y_px - crop.box[3] / 2) / downsample, size)
         if all(abs(pin.x - x) > 1.5 * size or abs(pin.y - y) > size for pin in pins):
             pins.append(Pin(crop.number, crop.label, x, y))
@@ -139,8 +139,8 @@ def _draw_cell(pen: ImageDraw.ImageDraw, box: NDArray[np.float64], label: str, s
         return
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
     if kind.abnormal:
-        _disc(pen, x, y, 5.0, (255, 255, 255, 230))
-    _disc(pen, x, y, 3.8 if kind.abnormal else 1.6, ink)
+        _disc(pen, x, y, 5.8, (255, 255, 255, 230))
+    _disc(pen, x, y, 4.4 if kind.abnormal else 1.6, ink)
 
 
 def _disc(pen: ImageDraw.ImageDraw, x: float, y: float, radius: float, ink: tuple[int, ...]) -> None:
