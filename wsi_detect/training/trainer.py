@@ -4,6 +4,9 @@ import json
 import logging
 import math
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -45,8 +48,8 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
 
     Args:
         index: `index.parquet` of a data set; its split `train` is trained on, its split `val`, if any, watched.
-        out: folder of the run: `checkpoints/`, `logs/`, `config.json`, `bundle/`. If it holds a stopped run of the same
-            configuration, that run goes on.
+        out: folder of the run: `checkpoints/`, `logs/version_*`, `config.json`, `bundle/`. If it holds a stopped run of
+            the same configuration, that run goes on.
         config: everything else.
 
     Returns:
@@ -66,21 +69,15 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
     model = build_detector(config.detector, len(content.classes), config.options)
     module = DetectionModule(model, content.classes, config.optimiser)
     watched = "val" in content.splits
-    trainer = _trainer(out, config, watched)
-    train_loader = _train_loader(content, config, trainer)
-    val_loader = None
-    if watched:
-        val_loader = make_loader(PatchDataset(content, "val"), config.loader.batch_size, workers=config.loader.workers)
     last = out / CHECKPOINTS / LAST
-    if last.exists():
+    resume = str(last) if last.exists() else None
+    if resume:
         _log.info("train: going on from %s", last.name)
-    trainer.fit(
-        module,
-        train_loader,
-        val_loader,
-        ckpt_path=str(last) if last.exists() else None,
-        weights_only=True,
-    )
+    with _without_lightnings_own_warnings():
+        trainer = _trainer(out, config, watched)
+        train_loader = _train_loader(content, config, trainer)
+        val_loader = _val_loader(content, config) if watched else None
+        trainer.fit(module, train_loader, val_loader, ckpt_path=resume, weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt
     info = describe(content, config)
@@ -135,6 +132,22 @@ def first_card(info: DetectorInfo) -> str:
     )
 
 
+@contextmanager
+def _without_lightnings_own_warnings() -> Iterator[None]:
+    """Keep from the user what only Lightning could mend, or what is meant to be so; nothing else is hidden."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for message in (
+            r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # its own call of torch
+            r"You defined a `validation_step` but have no `val_dataloader`",  # all fields may be trained on
+            r"The '\w+_dataloader' does not have many workers",  # the loader's processes are the user's to set
+            r"Checkpoint directory .* exists and is not empty",  # a resumed run's is
+            r"GPU available but not used",
+        ):
+            warnings.filterwarnings("ignore", message)
+        yield
+
+
 def _claim(out: Path, index: Path, config: TrainingConfig) -> None:
     """Enter this run's configuration in its folder, or make sure that it is the one there."""
     mine = {"config": config.model_dump(mode="json"), "index": artifact.fingerprint(index)}
@@ -148,7 +161,8 @@ def _claim(out: Path, index: Path, config: TrainingConfig) -> None:
 
 
 def _trainer(out: Path, config: TrainingConfig, watched: bool) -> Trainer:
-    logs = out / "logs"
+    # One folder for each start: a logger given the folder of a stopped run empties it.
+    figures = CSVLogger(out, name="logs")
     callbacks: list[Callback] = [
         ModelAverage(config.ema_decay),
         RandomState(),
@@ -175,8 +189,8 @@ def _trainer(out: Path, config: TrainingConfig, watched: bool) -> Trainer:
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=config.clip_norm,
-        log_every_n_steps=10,
-        logger=[CSVLogger(logs, name="", version=""), TensorBoardLogger(logs, name="", version="")],
+        log_every_n_steps=1,
+        logger=[figures, TensorBoardLogger(out, name="logs", version=figures.version)],
         callbacks=callbacks,
         enable_progress_bar=on_screen,
         enable_model_summary=False,
@@ -199,6 +213,10 @@ def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -
         "train: what the first epoch draws\n%s", rates_table(realised_rates(dataset.counts, drawn, index.classes))
     )
     return make_loader(dataset, rule.batch_size, sampler=sampler, workers=rule.workers)
+
+
+def _val_loader(index: PatchIndex, config: TrainingConfig) -> Any:
+    return make_loader(PatchDataset(index, "val"), config.loader.batch_size, workers=config.loader.workers)
 
 
 def _trained(module: DetectionModule) -> DenseDetector:
