@@ -22,8 +22,8 @@ class DarkBlobs:
         box_px: side of the boxes it answers with.
         min_px: smallest blob, px².
         max_px: largest blob, px².
-        spread: a pixel is dark when it absorbs more than the field's mean by so many standard deviations; 2 was the best
-            of 1, 1.5 and 2 on every sixth training field of CRIC.
+        spread: a pixel is dark when it absorbs more than the field's mean by so many standard deviations; 2 was the
+            best of 1, 1.5 and 2 on every sixth training field of CRIC.
         label: the class it calls everything.
     """
 
