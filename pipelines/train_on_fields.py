@@ -4,7 +4,9 @@
         --config configs/fcos_cric.yaml --out work/cric [--fold 0/5]
 
 The same command continues a run that was stopped. With `--fold k/n` the fields of fold k are watched instead of
-trained on: that is how settings and length are chosen without touching the split kept for the card.
+trained on: that is how settings and length are chosen without touching the split kept for the card. With
+`--shuffle-classes` every cell gets the class of another one: what a model learns then is the floor for one that was
+told the truth.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from wsi_detect.annotations.importer import import_annotations
 from wsi_detect.config import Config, load
 from wsi_detect.data.index import build_index
 from wsi_detect.data.split import grouped_folds
-from wsi_detect.errors import WsiDetectError
+from wsi_detect.errors import LabelError, WsiDetectError
 from wsi_detect.slides import open_slide
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
@@ -50,6 +52,8 @@ class JobConfig(Config):
 def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fold: str | None) -> Path:
     """Build the data set, train, and return the bundle's folder."""
     content = json.loads(coco.read_text())
+    if not content["images"]:
+        raise LabelError(f"{coco} names no image")
     names = [entry["file_name"] for entry in content["images"]]
     slide_ids = {name: artifact.slide_id(images / name) for name in names}
     stores = {}
@@ -61,6 +65,18 @@ def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fol
     split = splits(content, slide_ids, config.fields, fold)
     index = build_index(stores, annotations, split, out / "dataset" / run, config.fields.classes)
     return train_detector(index, out / "runs" / run, config.training)
+
+
+def shuffled(coco: Path, out: Path, seed: int) -> Path:
+    """Write a copy of a COCO file in which the classes are dealt out anew among all cells."""
+    content = json.loads(coco.read_text())
+    classes = [entry["category_id"] for entry in content["annotations"]]
+    order = np.random.default_rng(seed).permutation(len(classes))
+    for entry, k in zip(content["annotations"], order, strict=True):
+        entry["category_id"] = classes[k]
+    target = out / "shuffled.json"
+    artifact.write_json(target, content)
+    return target
 
 
 def splits(
@@ -85,12 +101,14 @@ if __name__ == "__main__":
     for option in ("--images", "--coco", "--card", "--config", "--out"):
         parser.add_argument(option, type=Path, required=True)
     parser.add_argument("--fold")
+    parser.add_argument("--shuffle-classes", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = load(chosen.config, JobConfig, chosen.set)
-        print(main(chosen.images, chosen.coco, chosen.card, job, chosen.out, chosen.fold))
+        truth = shuffled(chosen.coco, chosen.out, job.training.seed) if chosen.shuffle_classes else chosen.coco
+        print(main(chosen.images, truth, chosen.card, job, chosen.out, chosen.fold))
     except WsiDetectError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
