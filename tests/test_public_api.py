@@ -43,7 +43,9 @@ def test_another_name_is_an_attribute_error():
 def test_what_a_lab_pc_uses_loads_no_torch():
     """Opening, tiling, stitching, exporting and reporting, by their public names."""
     names = "open_slide tile_slide PatchStore TileGrid stitch_detections CellMap export_cells write_report read_info"
-    program = f"import sys, wsi_detect\nfor n in {names.split()}: getattr(wsi_detect, n)\nsys.exit('torch' in sys.modules)"
+    program = (
+        f"import sys, wsi_detect\nfor n in {names.split()}: getattr(wsi_detect, n)\nsys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
