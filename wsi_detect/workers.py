@@ -280,7 +280,7 @@ def _map_ray(
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise EnvironmentFaultError(f"no Ray cluster answers at {address}: {one_line(error)}") from error
     try:
-        resources = ray.cluster_resources()
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         crew = min(workers or int(resources.get("CPU", 1)), len(items))
         share = min(1.0, resources.get("GPU", 0.0) / max(crew, 1))
         member = ray.remote(num_cpus=1, num_gpus=share, max_restarts=0)(_RayWorker)

@@ -43,3 +43,13 @@ def test_nothing_to_draw_is_said(tmp_path, content):
 
 def test_smoothing_is_shorter_at_the_ends():
     assert smooth([1.0, 2.0, 6.0, 2.0, 1.0], 3).tolist() == pytest.approx([1.5, 3.0, 10 / 3, 3.0, 1.5])
+
+
+def test_the_starts_of_a_stopped_run_make_one_curve(tmp_path):
+    for version, lines in ((0, "step,loss/total\n0,4.0\n1,3.0\n2,2.5\n"), (1, "step,loss/total,ap50/mean\n2,2.0,\n3,1.0,0.5\n")):
+        folder = tmp_path / f"version_{version}"
+        folder.mkdir()
+        (folder / "metrics.csv").write_text(lines)
+    curves = read_curves(tmp_path)
+    assert [values.tolist() for values in curves["loss/total"]] == [[0, 1, 2, 3], [4.0, 3.0, 2.0, 1.0]]
+    assert [values.tolist() for values in curves["ap50/mean"]] == [[3], [0.5]]

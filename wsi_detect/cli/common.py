@@ -40,17 +40,22 @@ class Commands(TyperGroup):
             raise SystemExit(EXIT_PIPE) from None
 
 
-def start(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.", is_eager=True)] = False,
-) -> None:
-    """Set up logging on standard error; results go to standard output."""
-    if version:
+def _show_version(asked: bool) -> None:
+    if asked:
         from wsi_detect import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+
+
+def start(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log details.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Log warnings and errors only.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and leave.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """Set up logging on standard error; results go to standard output."""
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
     logging.getLogger("wsi_detect").setLevel(level)
@@ -58,13 +63,9 @@ def start(
 
 def section(path: Path | None, name: str, kind: type[C], overrides: list[str] | None) -> C:
     """Read one section of a configuration, the overrides of that section applied."""
-    from pydantic import create_model
+    from wsi_detect.run.config import load_section
 
-    from wsi_detect.config import Config
-    from wsi_detect.run.config import load_job
-
-    job = create_model("Job", __base__=Config, **{name: (kind, kind())})
-    return getattr(load_job(path, job, overrides or []), name)
+    return load_section(path, name, kind, overrides or [])
 
 
 def bundle_of(model: Path | None) -> Path:

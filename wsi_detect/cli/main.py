@@ -75,6 +75,9 @@ def main() -> NoReturn:
         _end_with_missing_module(error)
     except OSError as error:
         _end_with_os_error(error)
+    except MemoryError:
+        _say("there is not enough memory; try fewer --workers, or a smaller detection.batch_size")
+        sys.exit(EXIT_ENVIRONMENT)
     except Exception as error:
         _end_with_bug(error)
     sys.exit(0)

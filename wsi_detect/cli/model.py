@@ -21,10 +21,14 @@ def train(
 
     Example: wsi-detect train data/dataset/index.parquet --config train.yaml --out runs/first
     """
+    from wsi_detect.report.training_plot import plot_training
     from wsi_detect.training.config import TrainingConfig
     from wsi_detect.training.trainer import train_detector
 
-    typer.echo(train_detector(index, out, section(config, "training", TrainingConfig, overrides)))
+    rule = section(config, "training", TrainingConfig, overrides)
+    bundle = train_detector(index, out, rule)
+    typer.echo(plot_training(out / "logs", out / "training.png", rule.description.name))
+    typer.echo(bundle)
 
 
 @app.command()
@@ -55,21 +59,27 @@ def evaluate(
     coco: Annotated[Path, typer.Option("--coco", help="The truth, COCO JSON.")],
     images: Annotated[Path, typer.Option(help="Folder of the labelled fields.")],
     model: Model = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures here.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--out", "--json", help="Write the figures here, JSON.")] = None,
     device: Device = "auto",
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
     """Measure a model on labelled fields of any size.
 
-    Example: wsi-detect evaluate --model bundle --coco val.json --images images/ --json figures.json
+    Detections are kept down to a score of 0.01 and suppressed within each class, whatever the model does on slides:
+    average precision asks for the whole ranking. The section `detection` says otherwise.
+
+    Example: wsi-detect evaluate --model bundle --coco val.json --images images/ --out figures.json
     """
     from wsi_detect.cli.facts import load_detector, write_json
     from wsi_detect.evaluation.evaluate import WholeImage, evaluate_fields
     from wsi_detect.evaluation.figures import EvaluationConfig
     from wsi_detect.inference.detect import DetectionConfig
 
-    detector = load_detector(bundle_of(model), device, section(config, "detection", DetectionConfig, overrides))
+    whole_ranking = DetectionConfig(score_threshold=0.01, nms="class")
+    how = section(config, "detection", DetectionConfig, overrides)
+    given = {name: getattr(how, name) for name in how.model_fields_set}
+    detector = load_detector(bundle_of(model), device, whole_ranking.model_copy(update=given))
     rule = section(config, "evaluation", EvaluationConfig, overrides)
     figures = evaluate_fields(WholeImage(detector), coco, images, rule)
     write_json(json_out, figures)

@@ -22,13 +22,13 @@ def info(
     """
     from wsi_detect.cli.facts import slide_facts, to_json
     from wsi_detect.slides import open_slide
+    from wsi_detect.slides.describe import describe
 
     with open_slide(slide, mpp=mpp) as opened:
-        facts = slide_facts(opened)
-    if as_json:
-        typer.echo(to_json(facts))
-    else:
-        show(facts)
+        if as_json:
+            typer.echo(to_json(slide_facts(opened)))
+        else:
+            show(dict(describe(opened)))
 
 
 @app.command()
@@ -46,7 +46,8 @@ def tile(
     """
     from wsi_detect.artifact import lock
     from wsi_detect.slides import open_slide
-    from wsi_detect.tiling.tiler import TilingConfig, tile_slide
+    from wsi_detect.tiling.plan import TilingConfig
+    from wsi_detect.tiling.tiler import tile_slide
 
     rule = section(config, "tiling", TilingConfig, overrides)
     with open_slide(slide, mpp=mpp) as opened, lock(out / opened.info.slide_id):

@@ -40,7 +40,8 @@ class DetectionConfig(Config):
         threads: CPU threads of one process. Fixed, because sums in another order differ in the last digit: tables are
             equal for any number of processes, not for any number of threads.
         score_threshold: report detections above it; None keeps the model's own.
-        nms: suppression within a patch; None keeps the model's own.
+        nms: suppression within a patch, whatever the class or within each class; None keeps the model's own. A cell is
+            one detection: what it may be besides its label is in its class scores.
         max_unreadable: a patch with a larger unreadable fraction is not shown to the detector.
         mpp_tolerance: relative difference between the resolution of the store and of the model that is let through.
     """
@@ -49,7 +50,7 @@ class DetectionConfig(Config):
     batch_size: int = Field(4, ge=1)
     threads: int = Field(2, ge=1)
     score_threshold: float | None = Field(None, ge=0, le=1)
-    nms: Literal["agnostic", "class"] | None = None
+    nms: Literal["agnostic", "class"] | None = "agnostic"
     max_unreadable: float = Field(0.5, ge=0, le=1)
     mpp_tolerance: float = Field(0.02, ge=0, lt=1)
 
@@ -144,7 +145,7 @@ def _write_part(part: Path, store: "PatchStore", detector: Detector, rows: range
     table = pa.concat_tables(tables) if tables else artifact.empty_table(schema.DETECTIONS)
     metadata = {"classes": json.dumps(classes), "patches": json.dumps(states, allow_nan=False)}
     artifact.write_table(part, table, schema.DETECTIONS, metadata)
-    return table.num_rows
+    return int(table.num_rows)
 
 
 def _batches(rows: range, size: int) -> Iterator[range]:

@@ -45,7 +45,7 @@ class TorchDetector:
         return self(patches[:half]) + self(patches[half:])
 
     def _forward(self, patches: NDArray[np.uint8]) -> list[Detections]:
-        batch = torch.from_numpy(np.ascontiguousarray(patches)).to(self.device).permute(0, 3, 1, 2)
+        batch = torch.from_numpy(np.require(patches, np.uint8, ["C", "W"])).to(self.device).permute(0, 3, 1, 2)
         results = self._model(list(batch))
         return [_detections(result, bool(ok)) for result, ok in zip(results, self._finite.tolist(), strict=True)]
 

@@ -24,7 +24,10 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def read_curves(metrics: Path) -> dict[str, Curve]:
-    """Read the curves of a CSV file as Lightning's `CSVLogger` writes it: a column a figure, empty where not logged.
+    """Read curves from CSV as Lightning's `CSVLogger` writes it: a column a figure, empty where not logged.
+
+    Args:
+        metrics: one file, or the folder of a run with `version_*/metrics.csv`, one for each start.
 
     Returns:
         Name → steps (N,) and values (N,), by step.
@@ -33,13 +36,17 @@ def read_curves(metrics: Path) -> dict[str, Curve]:
         MissingArtifactError: there is no such file.
         DamagedArtifactError: it has no column `step`, or a value is not a number.
     """
-    if not metrics.is_file():
+    starts = sorted(metrics.glob("version_*/metrics.csv"), key=lambda path: int(path.parent.name.split("_")[1]))
+    files = [metrics] if metrics.is_file() else starts
+    if not files:
         raise MissingArtifactError(f"{metrics} is missing; it is written while a model is trained")
-    with metrics.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = []
+    for file in files:
+        with file.open(newline="") as stream:
+            rows += list(csv.DictReader(stream))
     try:
-        names = [name for name in (rows[0] if rows else {}) if name not in ("step", "epoch")]
-        points = {name: [(float(row["step"]), float(row[name])) for row in rows if row[name]] for name in names}
+        names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "epoch"))
+        points = {name: [(float(row["step"]), float(row[name])) for row in rows if row.get(name)] for name in names}
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedArtifactError(f"{metrics} is not a table of metrics by step: {error!r}") from error
     # After a resume a step can stand in the file twice; the later line is the one training went on from.
@@ -51,7 +58,7 @@ def plot_training(metrics: Path, out: Path, title: str = "") -> Path:
     """Draw losses and AP50 against steps as a PNG of 2000 px width.
 
     Args:
-        metrics: Lightning's `metrics.csv`, with columns `loss/…` and `ap50/…`.
+        metrics: as for `read_curves`, with columns `loss/…` and `ap50/…`.
         out: the picture.
         title: above it.
 

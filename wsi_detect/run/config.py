@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field, model_validator
 
 from wsi_detect.config import Config, parse, read_yaml, with_overrides
-from wsi_detect.errors import UnknownKeyError
+from wsi_detect.errors import ConfigError, UnknownKeyError
 from wsi_detect.exports import EXPORTERS
 from wsi_detect.inference.detect import DetectionConfig
 from wsi_detect.stitching.stitcher import StitchingConfig
-from wsi_detect.tiling.tiler import TilingConfig
+from wsi_detect.tiling.plan import TilingConfig
 
 if TYPE_CHECKING:
     from wsi_detect.detectors.info import DetectorInfo
@@ -33,6 +33,8 @@ SECTIONS = (
     "evaluation",
     "lab",
 )
+#: Overlap of neighbouring patches, largest cells: every cell lies its own width inside some patch.
+_OVERLAP_CELLS = 2.0
 #: Words for a preparation, in lower case, that mean cells in a round deposit; any other known word is a smear.
 _LIQUID_BASED = ("liquid", "thinprep", "surepath", "lbc", "tct", "monolayer", "cytospin")
 
@@ -98,6 +100,14 @@ class RunOptions:
     overwrite: bool = False
 
 
+def load_section(path: Path | None, name: str, kind: type[C], overrides: Sequence[str] = ()) -> C:
+    """Read one section of a file; as `load_job` for a job that knows this section alone."""
+    values = _sections(path, overrides, (name,)).get(name) or {}
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: section {name!r} must be a mapping")
+    return parse(values, kind, where=f"{path or 'command line'}: section {name!r}")
+
+
 def load_job(path: Path | None, kind: type[C], overrides: Sequence[str] = ()) -> C:
     """Read those sections of a file that a job knows; sections of other jobs are left alone, so that jobs share files.
 
@@ -105,13 +115,18 @@ def load_job(path: Path | None, kind: type[C], overrides: Sequence[str] = ()) ->
         UnknownKeyError: a section that no job knows, with the nearest name; or a key in a section.
         ConfigError: the file is unreadable, or a value is wrong.
     """
+    values = _sections(path, overrides, tuple(kind.model_fields))
+    return parse(values, kind, where=str(path or "command line"))
+
+
+def _sections(path: Path | None, overrides: Sequence[str], wanted: Sequence[str]) -> dict[str, Any]:
     values = with_overrides(read_yaml(path) if path else {}, overrides)
-    where = str(path or "command line")
     for name in values:
-        if name not in (*SECTIONS, *kind.model_fields):
+        if name not in (*SECTIONS, *wanted):
             near = difflib.get_close_matches(name, SECTIONS, n=1, cutoff=0.0)
+            where = str(path or "command line")
             raise UnknownKeyError(f"{where}: unknown section {name!r}; did you mean {near[0]!r}?")
-    return parse({name: value for name, value in values.items() if name in kind.model_fields}, kind, where=where)
+    return {name: value for name, value in values.items() if name in wanted}
 
 
 def resolve(config: RunConfig, info: "DetectorInfo", preparation: str | None) -> RunConfig:
@@ -124,7 +139,8 @@ def resolve(config: RunConfig, info: "DetectorInfo", preparation: str | None) ->
     if "patch_px" not in given:
         update["patch_px"] = info.patch_px
     if not {"overlap_um", "overlap_px"} & given:
-        update["overlap_um"] = info.largest_cell_um
+        # A cell that some patch shows whole may still touch its edge, where the network sees half its surroundings.
+        update["overlap_um"] = _OVERLAP_CELLS * info.largest_cell_um
     if tiling.mask.preparation == "auto":
         update["mask"] = tiling.mask.model_copy(update={"preparation": mask_kind(preparation)})
     stitching = config.stitching

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from wsi_detect import artifact, schema
 from wsi_detect.errors import ManifestError
@@ -209,7 +210,8 @@ def _mpp_faults(text: str) -> list[str]:
 
 def _row(values: dict[str, str], base: Path) -> SlideRow:
     path = _absolute(base / Path(values["path"]).expanduser())
-    known = {name: values[name] for name in _COLUMNS if values.get(name) and name not in ("path", "mpp", "slide_id")}
+    others = [name for name in _COLUMNS if name not in ("path", "mpp", "slide_id")]
+    known: dict[str, Any] = {name: values[name] for name in others if values.get(name)}
     mpp = float(values["mpp"]) if values.get("mpp") else None
     return replace(SlideRow(values.get("slide_id") or _default_id(path), str(path), mpp=mpp), **known)
 
