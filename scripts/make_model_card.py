@@ -31,7 +31,7 @@ SUMMARY = ("ap50/mean", "ap50/agnostic", "recall@1fppi/any_abnormal", "recall@4f
 #: Average precision asks for the whole ranking, so nearly everything is kept.
 THRESHOLD = 0.01
 #: What runs on slides: one detection a cell, whatever the class.
-SELECTION = {"nms": "agnostic", "nms_iou": 0.5, "score_threshold": 0.05}
+SELECTION = {"nms": "agnostic", "nms_iou": 0.5, "score_threshold": 0.2}
 #: Nothing in the network depends on the side of a patch; large ones have less overlap to examine twice.
 PATCH_PX = 1024
 

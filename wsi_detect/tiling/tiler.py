@@ -166,7 +166,7 @@ def _tile(slide: SlideReader, out: Path, config: TilingConfig, way: _Way) -> Non
 
         map_shards(_write_shard, tasks, way.workers, setup=setup, on_result=done, crash_error=DamagedSlideError)
     _finish(plan, out)
-    _log.info("tile %s: %d patches in %d shards, %.1f s", name, len(plan.patch_ids), total, time.monotonic() - start)
+    _log.info("tile %s: %d patches, %.1f s", name, len(plan.patch_ids), time.monotonic() - start)
 
 
 def _prepare(plan: Plan, out: Path) -> list[_ShardTask]:
