@@ -11,7 +11,7 @@ from wsi_detect.testing.painter import paint_slide
 sys.path.insert(0, str(Path(__file__).parent))
 
 #: Nine patches in three shards on a slide of 640 x 512 px.
-SMALL = {"tiling": {"patch_px": 256, "shard_patches": 4}, "exports": ["csv"]}
+SMALL = {"tiling": {"patch_px": 256, "overlap_um": 16, "shard_patches": 4}, "exports": ["csv"]}
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from wsi_detect import artifact
@@ -124,8 +123,7 @@ def test_no_file_name_in_any_output_but_the_list_of_slides(batch, small_painted,
     bad.write_text("not a slide")
     run_batch(list_slides([path, bad]), batch, workers=1)
     files = {**results(batch.out), "manifests": b"".join(p.read_bytes() for p in batch.out.rglob("manifest.json"))}
-    assert [name for name, content in files.items() if b"ZZPATIENT" in content] == []
-    assert "ZZPATIENT" in str(pq.read_table(batch.out / "slides.parquet")["path"])
+    assert [name for name, content in files.items() if b"ZZPATIENT" in content] == ["slides.parquet"]
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def test_mask_kind(words, kind):
 
 def test_the_model_fills_what_is_left_open(detector):
     found = resolve(RunConfig(), detector.info, "ThinPrep")
-    assert (found.tiling.mpp, found.tiling.patch_px, found.tiling.overlap_um) == (0.25, 256, 16.0)
+    assert (found.tiling.mpp, found.tiling.patch_px, found.tiling.overlap_um) == (0.25, 256, 32.0)
     assert (found.tiling.codec, found.tiling.mask.preparation) == ("none", "lbc")
     given = RunConfig.model_validate({"tiling": {"patch_px": 512, "overlap_px": 99, "mpp": 0.3}})
     found = resolve(given, detector.info, None)

@@ -103,6 +103,7 @@ def run_batch(
     info = read_info(batch.bundle)
     with ExitStack() as held:
         held.enter_context(artifact.lock(batch.out if batch.part is None else batch.file("", "")))
+        _sweep(batch)
         _record_run(batch, info.model_id)
         write_slides(batch.file("slides", ".parquet"), rows)
         statuses = _finished(rows, batch, info)
@@ -140,6 +141,14 @@ def _status_of(outcome: Outcome[SlideRow, Status], out: Path) -> Status:
     if outcome.result is not None:
         return outcome.result
     return stages.give_up(outcome.item, out, outcome.error or "unknown")
+
+
+def _sweep(batch: Batch) -> None:
+    """Remove this run's own half-written files; those of other parts may be being written."""
+    mine = [batch.file("slides", ".parquet"), batch.file("summary", ".csv"), batch.file("failures", ".csv")]
+    for path in [*mine, *([batch.out / RUN] if batch.part is None else [])]:
+        for leftover in batch.out.glob(f"{path.name}.*{artifact.PARTIAL}"):
+            leftover.unlink()
 
 
 def _tell(on_done: Callable[[Status], None] | None, status: Status) -> None:

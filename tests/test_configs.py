@@ -1,0 +1,152 @@
+"""Every file in `configs/` is valid, and every pipeline runs with `tiny.yaml`."""
+
+import json
+import shutil
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from wsi_detect import artifact, schema
+from wsi_detect.config import read_yaml
+from wsi_detect.evaluation.figures import EvaluationConfig
+from wsi_detect.run import RunConfig
+from wsi_detect.run.config import SECTIONS, load_job
+from wsi_detect.testing import blobs
+from wsi_detect.testing.painter import paint_slide
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+TINY = ROOT / "configs" / "tiny.yaml"
+
+
+def pipeline(name: str):
+    """Import a pipeline by its file: the folder is not a package."""
+    spec = spec_from_file_location(f"pipeline_{name}", ROOT / "pipelines" / f"{name}.py")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_configuration_is_valid(path):
+    values = read_yaml(path)
+    assert set(values) <= set(SECTIONS)
+    load_job(path, RunConfig)
+    if "training" in values:
+        from wsi_detect.training.config import TrainingConfig
+
+        TrainingConfig.model_validate(values["training"])
+    if "fields" in values:
+        load_job(path, pipeline("train_on_fields").JobConfig)
+    if "dataset" in values:
+        load_job(path, pipeline("build_dataset").JobConfig)
+    if "lab" in values:
+        load_job(path, pipeline("lab_inference").JobConfig)
+    EvaluationConfig.model_validate(values.get("evaluation", {}))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.py")), ids=lambda path: path.name)
+def test_every_pipeline_says_how_it_is_called(path):
+    text = pipeline(path.stem).__doc__
+    assert f"python pipelines/{path.name}" in text
+    for option in ("--config",):
+        assert option in text
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Four painted slides, their labels as COCO, a data card that maps the classes, a manifest."""
+    folder = tmp_path_factory.mktemp("labelled")
+    content = {"images": [], "annotations": [], "categories": []}
+    numbers = {name: k for k, name in enumerate(["NILM", "LSIL", "HSIL", "SCC"], start=1)}
+    content["categories"] = [{"id": number, "name": name} for name, number in numbers.items()]
+    for k in range(4):
+        slide = paint_slide(folder / f"slide{k}.svs", width=512, height=512, n_cells=10, seed=k)
+        content["images"].append({"id": k, "file_name": slide.path.name, "width": 512, "height": 512})
+        for cell in slide.cells:
+            box = [cell.box.x0, cell.box.y0, cell.box.width, cell.box.height]
+            entry = {"id": len(content["annotations"]) + 1, "image_id": k, "category_id": numbers[cell.label]}
+            content["annotations"].append({**entry, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+    (folder / "labels.json").write_text(json.dumps(content))
+    (folder / "slides.csv").write_text("path\n" + "".join(f"slide{k}.svs\n" for k in range(4)))
+    (folder / "card").mkdir()
+    (folder / "card" / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in numbers))
+    return folder
+
+
+def test_build_train_and_evaluate(labelled, tmp_path, capsys):
+    build = pipeline("build_dataset")
+    config = load_job(TINY, build.JobConfig)
+    data = tmp_path / "data"
+    index = build.main([str(labelled / "slides.csv")], labelled / "labels.json", labelled / "card", config, data)
+    assert index == data / "dataset" / "index.parquet"
+    assert "| class |" in capsys.readouterr().out
+    train = pipeline("train_and_evaluate")
+    metrics = train.main(data, load_job(TINY, train.JobConfig), tmp_path / "run", workers=0)
+    table = artifact.read_table(metrics, schema.METRICS)
+    assert "ap50" in set(table["metric"].to_pylist())
+    assert (tmp_path / "run" / "bundle" / "model.safetensors").exists()
+
+
+@pytest.fixture
+def without_torch(monkeypatch):
+    """The detector without weights in the place of the torch runtime."""
+    from wsi_detect.inference import RUNTIMES
+
+    monkeypatch.setitem(RUNTIMES, "torch", blobs.load)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return blobs.write_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+def test_screen_batch(labelled, bundle, without_torch, tmp_path, capsys):
+    screen = pipeline("screen_batch")
+    code = screen.main([str(labelled / "slide0.svs")], load_job(TINY, RunConfig), tmp_path, bundle, workers=0)
+    assert code == 0
+    assert "SCREENED" in capsys.readouterr().out
+
+
+def test_lab_inference(labelled, bundle, without_torch, tmp_path):
+    lab = pipeline("lab_inference")
+    config = load_job(TINY, lab.JobConfig)
+    inbox, out = tmp_path / "inbox", tmp_path / "out"
+    inbox.mkdir()
+    shutil.copy(labelled / "slide0.svs", inbox / "Doe_Jane.svs")
+    (inbox / "Doe_John.svs").write_text("not a slide")
+    (inbox / "notes.txt").write_text("left alone")
+    assert lab.main(inbox, out, config, bundle) == 2
+    assert [path.name for path in (inbox / "done").iterdir()] == ["Doe_Jane.svs"]
+    assert [path.name for path in (inbox / "failed").iterdir()] == ["Doe_John.svs"]
+    trail = (out / "audit.jsonl").read_text()
+    assert "Doe" not in trail
+    lines = [json.loads(line) for line in trail.splitlines()]
+    assert sorted(line["status"] for line in lines) == ["NOT SCREENED", "SCREENED"]
+    assert all(line["model"] == "dark-blobs" and line["time"].endswith("+00:00") for line in lines)
+    assert lab.main(inbox, out, config, bundle) == 0
+
+
+def test_lab_inference_keeps_two_files_of_one_name(labelled, bundle, without_torch, tmp_path):
+    lab = pipeline("lab_inference")
+    config = load_job(TINY, lab.JobConfig)
+    inbox, out = tmp_path / "inbox", tmp_path / "out"
+    inbox.mkdir()
+    for k in (0, 1):
+        shutil.copy(labelled / f"slide{k}.svs", inbox / "scan.svs")
+        assert lab.main(inbox, out, config, bundle, names=True) == 1
+    assert len(list((inbox / "done").iterdir())) == 2
+    assert "scan.svs" in (out / "audit.jsonl").read_text()
+
+
+def test_a_file_that_is_still_being_copied_waits(labelled, bundle, without_torch, tmp_path):
+    lab = pipeline("lab_inference")
+    config = load_job(TINY, lab.JobConfig, ["lab.settle_s=3600"])
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    shutil.copyfile(labelled / "slide0.svs", inbox / "scan.svs")
+    assert lab.main(inbox, tmp_path / "out", config, bundle) == 0
+    assert (inbox / "scan.svs").exists()
