@@ -13,7 +13,7 @@ from wsi_detect.testing.blobs import load
 
 if __name__ == "__main__":
     slides, bundle, out, store = sys.argv[1:]
-    tiling = {"patch_px": 256, "overlap_um": 16, "shard_patches": 3, "codec": store}
+    tiling = {"patch_px": 256, "overlap_um": 16, "shard_patches": 2, "codec": store}
     config = RunConfig.model_validate({"tiling": tiling})
     run_batch(list_slides([slides]), Batch(Path(out), Path(bundle), config, runtime=load), workers=0)
     steps = artifact._steps

@@ -135,7 +135,7 @@ def test_the_preparation_decides_the_domain(run, preparation, outside):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(None, "does not exist"), (b"", "is empty"), (b"a text, not a slide", "not a slide format")],
+    [(None, "does not exist"), (b"", "is empty"), (b"a text, not a slide", "not a slide this version reads")],
 )
 def test_a_bad_file_is_a_status_without_its_name(run, tmp_path, content, words):
     path = tmp_path / "Doe_Jane.svs"
