@@ -10,7 +10,7 @@ from wsi_detect import artifact, schema
 from wsi_detect.errors import ResolutionMismatchError, StaleArtifactError
 from wsi_detect.geometry import PatchFrame
 from wsi_detect.inference.detect import DetectionConfig, detect_patches
-from wsi_detect.inference.detector import Detections, no_detections
+from wsi_detect.inference.detector import Detections, no_detections, on_slide
 from wsi_detect.slides.resample import RegionPixels
 from wsi_detect.testing.blobs import load, write_bundle
 from wsi_detect.tiling.grid import TileGrid
@@ -137,3 +137,12 @@ def test_a_store_without_patches_gives_typed_tables(tmp_path, info):
     store.shards, store.patch_ids = (), np.zeros(0, np.int64)
     detect_patches(store, FakeDetector(info), tmp_path)
     assert artifact.read_table(tmp_path / "patches.parquet", schema.PATCHES).num_rows == 0
+
+
+def test_what_lies_beside_a_small_slide_is_no_cell():
+    boxes = np.array([[2, 2, 6, 6], [14, 2, 17, 6], [15, 2, 19, 6], [2, 40, 6, 44]], np.float32)
+    found = Detections(
+        boxes, np.array([0.9, 0.8, 0.7, 0.6], np.float32), np.zeros(4, np.int64), np.ones((4, 1), np.float32)
+    )
+    kept = on_slide(found, PatchFrame(0.0, 0.0, 1.0), 16, 16)
+    assert kept.scores.tolist() == pytest.approx([0.9, 0.8])

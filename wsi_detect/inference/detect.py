@@ -18,7 +18,7 @@ from pydantic import Field
 from wsi_detect import artifact, schema
 from wsi_detect.config import Config, digest
 from wsi_detect.errors import ResolutionMismatchError, StaleArtifactError
-from wsi_detect.inference.detector import Detections, Detector, detection_rows
+from wsi_detect.inference.detector import Detections, Detector, detection_rows, on_slide
 
 if TYPE_CHECKING:
     from wsi_detect.slides.resample import RegionPixels
@@ -141,7 +141,9 @@ def _write_part(part: Path, store: "PatchStore", detector: Detector, rows: range
             found = answers.get(k)
             states.append(_state(store, row, regions[k], found))
             if found is not None and len(found) and found.is_finite():
-                tables.append(detection_rows(name, int(store.patch_ids[row]), store.frame(row), found, classes))
+                frame = store.frame(row)
+                seen = on_slide(found, frame, store.grid.width, store.grid.height)
+                tables.append(detection_rows(name, int(store.patch_ids[row]), frame, seen, classes))
     table = pa.concat_tables(tables) if tables else artifact.empty_table(schema.DETECTIONS)
     metadata = {"classes": json.dumps(classes), "patches": json.dumps(states, allow_nan=False)}
     artifact.write_table(part, table, schema.DETECTIONS, metadata)

@@ -1,6 +1,6 @@
 """What every runtime offers: uint8 patches in, detections out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -63,6 +63,20 @@ class Detector(Protocol):
     def __call__(self, patches: NDArray[np.uint8]) -> list[Detections]:
         """Patches (B, H, W, 3) uint8 RGB → one `Detections` each; no patch influences another."""
         ...
+
+
+def on_slide(found: Detections, frame: PatchFrame, width_px: int, height_px: int) -> Detections:
+    """Keep the detections whose centre lies on the slide: a patch larger than its slide is white beside it."""
+    boxes = frame.to_slide(found.boxes)
+    centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+    kept = ((centre >= 0) & (centre < [width_px, height_px])).all(axis=1)
+    return replace(
+        found,
+        boxes=found.boxes[kept],
+        scores=found.scores[kept],
+        labels=found.labels[kept],
+        class_scores=found.class_scores[kept],
+    )
 
 
 def detection_rows(

@@ -33,8 +33,8 @@ class RegionPixels:
 
     Attributes:
         rgb: (H, W, 3) uint8; white where there is nothing.
-        no_data: fraction of the square's area that lies on the slide but was left out by the scanner.
-        unreadable: fraction of the square's area that could not be decoded.
+        no_data: fraction of the part that lies on the slide which the scanner left out.
+        unreadable: fraction of that part which could not be decoded.
     """
 
     rgb: NDArray[np.uint8]
@@ -112,8 +112,11 @@ def read_at_mpp(reader: SlideReader, x_px: int, y_px: int, size_px: int, out_px:
     if size_px < 1 or out_px < 1:
         raise ValueError(f"a square has at least one pixel, got {size_px} slide px as {out_px} px")
     canvas = _render(reader, _Area(x_px, y_px, size_px, size_px, out_px, out_px))
-    whole = float(size_px) ** 2
-    return RegionPixels(canvas.rgb, min(canvas.no_data / whole, 1.0), min(canvas.unreadable / whole, 1.0))
+    across = min(x_px + size_px, reader.info.width_px) - max(x_px, 0)
+    down = min(y_px + size_px, reader.info.height_px) - max(y_px, 0)
+    # A slide smaller than a patch is its patch's whole content: if all of it is lost, nothing was examined.
+    inside = max(float(across), 1.0) * max(float(down), 1.0)
+    return RegionPixels(canvas.rgb, min(canvas.no_data / inside, 1.0), min(canvas.unreadable / inside, 1.0))
 
 
 def overview(reader: SlideReader, max_px: int) -> Overview:
