@@ -2,6 +2,8 @@ import csv
 import logging
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +126,22 @@ def test_no_file_name_in_any_output_but_the_list_of_slides(batch, small_painted,
     run_batch(list_slides([path, bad]), batch, workers=1)
     files = {**results(batch.out), "manifests": b"".join(p.read_bytes() for p in batch.out.rglob("manifest.json"))}
     assert [name for name, content in files.items() if b"ZZPATIENT" in content] == ["slides.parquet"]
+
+
+@pytest.mark.slow
+def test_the_bundled_model_gives_the_same_tables_in_1_2_and_5_processes(four_slides, tmp_path, results):
+    """Through the command line, as a user runs it, on whatever number of processors there are."""
+    found, crews = {}, {}
+    for workers in (1, 2, 5):
+        out = tmp_path / str(workers)
+        words = ["run", str(four_slides), "--out", str(out), "--workers", str(workers), "--device", "cpu"]
+        done = subprocess.run([sys.executable, "-m", "wsi_detect", *words], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found[workers] = results(out)
+        crews[workers] = len(set(re.findall(r"by (process \d+)", done.stderr)))
+    assert found[1] == found[2] == found[5]
+    assert crews[1] == 1
+    assert min(crews[2], crews[5]) > 1
 
 
 @pytest.mark.slow

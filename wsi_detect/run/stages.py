@@ -41,7 +41,7 @@ STORE = "patches.zarr"
 CELLS = "cells.parquet"
 #: Stage → what it leaves in the slide's folder.
 OUTPUTS = {
-    "tile": (STORE,),
+    "tile": (STORE, "patches.journal"),
     "detect": ("detections", "patches.parquet"),
     "stitch": (CELLS,),
     "export": ("exports",),
