@@ -38,6 +38,9 @@ def tile(
     config: ConfigFile = None,
     overrides: Overrides = None,
     mpp: Mpp = None,
+    slide_id: Annotated[
+        str | None, typer.Option(help="Name of the results; made from the content if not given.")
+    ] = None,
     workers: Workers = 1,
 ) -> None:
     """Cut a slide into a patch store.
@@ -50,7 +53,7 @@ def tile(
     from wsi_detect.tiling.tiler import tile_slide
 
     rule = section(config, "tiling", TilingConfig, overrides)
-    with open_slide(slide, mpp=mpp) as opened, lock(out / opened.info.slide_id):
+    with open_slide(slide, mpp=mpp, slide_id=slide_id) as opened, lock(out / opened.info.slide_id):
         store = tile_slide(opened, out / opened.info.slide_id, rule, workers=workers, progress=True)
     typer.echo(f"{store.path}: {len(store)} patches of {store.patch_px} px at {store.mpp:.4g} µm/px")
 
