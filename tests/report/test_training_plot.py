@@ -46,7 +46,8 @@ def test_smoothing_is_shorter_at_the_ends():
 
 
 def test_the_starts_of_a_stopped_run_make_one_curve(tmp_path):
-    for version, lines in ((0, "step,loss/total\n0,4.0\n1,3.0\n2,2.5\n"), (1, "step,loss/total,ap50/mean\n2,2.0,\n3,1.0,0.5\n")):
+    first, second = "step,loss/total\n0,4.0\n1,3.0\n2,2.5\n", "step,loss/total,ap50/mean\n2,2.0,\n3,1.0,0.5\n"
+    for version, lines in enumerate((first, second)):
         folder = tmp_path / f"version_{version}"
         folder.mkdir()
         (folder / "metrics.csv").write_text(lines)
