@@ -226,3 +226,11 @@ def test_the_module_is_the_command():
     )
     assert found.stdout.strip() == __version__
     assert entry is main
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "con", ""])
+def test_a_name_that_cannot_be_a_folder_is_refused(cli, small_painted, tmp_path, name):
+    code, _, err = cli("tile", small_painted.path, "--out", tmp_path / "out", "--slide-id", name)
+    assert code == 2
+    assert "slide_id" in err
+    assert list(tmp_path.iterdir()) == []

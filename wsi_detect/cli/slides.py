@@ -48,10 +48,13 @@ def tile(
     Example: wsi-detect tile slide.svs --out work --workers 4 --set tiling.mpp=0.27
     """
     from wsi_detect.artifact import lock
+    from wsi_detect.run.slide_list import id_faults
     from wsi_detect.slides import open_slide
     from wsi_detect.tiling.plan import TilingConfig
     from wsi_detect.tiling.tiler import tile_slide
 
+    if slide_id is not None and id_faults(slide_id):
+        raise typer.BadParameter("; ".join(id_faults(slide_id)), param_hint="--slide-id")
     rule = section(config, "tiling", TilingConfig, overrides)
     with open_slide(slide, mpp=mpp, slide_id=slide_id) as opened, lock(out / opened.info.slide_id):
         store = tile_slide(opened, out / opened.info.slide_id, rule, workers=workers, progress=True)

@@ -184,13 +184,14 @@ def _row_faults(values: dict[str, str], cells: int, columns: int) -> list[str]:
     if "\0" in values["path"]:
         faults.append("the path holds a NUL character")
     if "slide_id" in values:
-        faults += _id_faults(values["slide_id"])
+        faults += id_faults(values["slide_id"])
     if values.get("mpp"):
         faults += _mpp_faults(values["mpp"])
     return faults
 
 
-def _id_faults(text: str) -> list[str]:
+def id_faults(text: str) -> list[str]:
+    """Return why a text cannot be a slide's id, which is also the name of its folder; nothing if it can."""
     if not _ID.fullmatch(text):
         return [f"slide_id {text!r}: letters, digits, '.', '_' and '-' only, 1 to 64, the first a letter or digit"]
     if text.lower().partition(".")[0] in _TAKEN or text.endswith("."):
