@@ -58,8 +58,11 @@ def atomic(path: Path) -> Iterator[Path]:
         _sync(partial)
         _fault_point()
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:
+            # Libraries that write leave out where; a full disk without its name helps nobody.
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
     _sync(path.parent)
 

@@ -224,3 +224,11 @@ def test_one_run_at_a_time(tmp_path):
         pass
     with artifact.lock(tmp_path / "out"):
         assert (tmp_path / "out" / ".lock").exists()
+
+
+def test_an_error_of_a_library_that_writes_gets_the_name_of_the_file(tmp_path):
+    path = tmp_path / "table.parquet"
+    with pytest.raises(OSError, match="No space left") as caught, artifact.atomic(path):
+        raise OSError(errno.ENOSPC, "Error writing bytes to file")
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
