@@ -31,7 +31,7 @@ SUMMARY = ("ap50/mean", "ap50/agnostic", "recall@1fppi/any_abnormal", "recall@4f
 #: Average precision asks for the whole ranking, so nearly everything is kept.
 THRESHOLD = 0.01
 #: What runs on slides: one detection a cell, whatever the class.
-SELECTION = {"nms": "agnostic", "nms_iou": 0.5, "score_threshold": 0.2}
+SELECTION = {"nms": "agnostic", "nms_iou": 0.5, "score_threshold": 0.25}
 #: Nothing in the network depends on the side of a patch; large ones have less overlap to examine twice.
 PATCH_PX = 1024
 
@@ -44,7 +44,11 @@ def main(options: argparse.Namespace) -> None:
     detector = {**info.detector, "options": {**info.detector["options"], "selection": SELECTION}}
     how = {**info.training, "commit": options.commit, "command": options.command, "machine": options.machine}
     info = save_bundle(
-        options.out, model, replace(info, detector=detector, training=how, patch_px=PATCH_PX), "", half=True
+        options.out,
+        model,
+        replace(info, detector=detector, training=how, patch_px=PATCH_PX, score_threshold=SELECTION["score_threshold"]),
+        "",
+        half=True,
     )
     figures: dict[str, Figures] = {"model": measure(_detector(options.out), options, 1.0)}
     figures |= {f"rescaled {scale:g}": measure(_detector(options.out), options, scale) for scale in SCALES}
