@@ -105,7 +105,7 @@ def _draw_losses(axes: Axes, curves: dict[str, Curve]) -> None:
         axes.set_ylim(0, 1.15 * max(float(np.quantile(finite, 0.98)), 1e-9))
         axes.legend(frameon=False, fontsize=8.5, labelcolor=_INK, loc="upper right")
     else:
-        _say_nothing(axes)
+        _say(axes, "no loss was logged")
 
 
 def _draw_precision(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -119,7 +119,7 @@ def _draw_precision(axes: Axes, curves: dict[str, Curve]) -> None:
             label = "all cells as one class" if name == "agnostic" else "mean of classes"
             axes.plot(*curves[name], color=_INK, linewidth=2.4 if name == "mean" else 1.6, linestyle=style, label=label)
     if not curves:
-        _say_nothing(axes)
+        _say(axes, "nothing was watched: the data set has no split val")
         return
     if "mean" in curves:
         _mark_best(axes, curves["mean"])
@@ -159,5 +159,5 @@ def _style(axes: Axes, title: str) -> None:
         spine.set_color("#b8c0c9")
 
 
-def _say_nothing(axes: Axes) -> None:
-    axes.text(0.5, 0.5, "nothing logged yet", ha="center", va="center", transform=axes.transAxes, color=_QUIET)
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=_QUIET)
