@@ -88,16 +88,17 @@ def make_pools(
 ) -> Pools:
     """Match predictions to truth for each class, for all cells, and for the abnormal ones.
 
-    Where the class does not decide, the labels of one cell are merged first (`matching.merge_labels`); the score that
-    calls a cell abnormal is the score of its label, if that label is an abnormal class.
+    Where the class does not decide, the labels of one cell are merged first (`matching.merge_labels`). The score that
+    calls a cell abnormal is that of its best abnormal label, also where NILM scored higher: the question is at which
+    threshold the cell is shown, not what it would be called.
     """
     ordered = paired(predictions, truths)
-    merged = [merge_labels(prediction, merge_iou) for prediction in ordered]
     abnormal = {name for name in CLASSES if is_abnormal(name)}
+    suspects = [found.take(np.flatnonzero([name in abnormal for name in found.labels])) for found in ordered]
     return Pools(
         {name: pool(ordered, truths, {name}) for name in classes},
-        pool(merged, truths),
-        pool(merged, truths, abnormal),
+        pool([merge_labels(found, merge_iou) for found in ordered], truths),
+        pool([merge_labels(found, merge_iou) for found in suspects], truths, abnormal),
     )
 
 
