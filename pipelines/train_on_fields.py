@@ -49,7 +49,7 @@ class JobConfig(Config):
     training: TrainingConfig = TrainingConfig()
 
 
-def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fold: str | None) -> Path:
+def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fold: str | None, name: str) -> Path:
     """Build the data set, train, and return the bundle's folder."""
     content = json.loads(coco.read_text())
     if not content["images"]:
@@ -61,7 +61,7 @@ def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fol
         with open_slide(images / name, mpp=config.fields.mpp, mpp_source="manifest", slide_id=slide_id) as slide:
             stores[slide_id] = tile_slide(slide, out / slide_id, config.tiling)
     annotations = import_annotations(coco, "coco", ClassMap.from_card(card), out / "dataset", slide_ids)
-    run = "all" if fold is None else f"fold{fold.replace('/', 'of')}"
+    run = name if fold is None else f"{name}-fold{fold.replace('/', 'of')}"
     split = splits(content, slide_ids, config.fields, fold)
     index = build_index(stores, annotations, split, out / "dataset" / run, config.fields.classes)
     return train_detector(index, out / "runs" / run, config.training)
@@ -101,6 +101,7 @@ if __name__ == "__main__":
     for option in ("--images", "--coco", "--card", "--config", "--out"):
         parser.add_argument(option, type=Path, required=True)
     parser.add_argument("--fold")
+    parser.add_argument("--name", default="all", help="Of the run, in OUT/runs.")
     parser.add_argument("--shuffle-classes", action="store_true")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     chosen = parser.parse_args()
@@ -108,7 +109,7 @@ if __name__ == "__main__":
     try:
         job = load(chosen.config, JobConfig, chosen.set)
         truth = shuffled(chosen.coco, chosen.out, job.training.seed) if chosen.shuffle_classes else chosen.coco
-        print(main(chosen.images, truth, chosen.card, job, chosen.out, chosen.fold))
+        print(main(chosen.images, truth, chosen.card, job, chosen.out, chosen.fold, chosen.name))
     except WsiDetectError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

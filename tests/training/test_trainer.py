@@ -127,6 +127,15 @@ def test_ap50_is_watched(index, tmp_path):
     assert list(log.glob("events.out.tfevents.*"))
 
 
+def test_a_run_can_begin_with_the_weights_of_another(index, undisturbed, tmp_path):
+    start = {"start_from": str(undisturbed), "steps": 1}
+    frozen = train(index, tmp_path / "same", optimiser={"learning_rate": 1e-12}, **start)
+    before, after = (load_bundle(bundle)[0].state_dict() for bundle in (undisturbed, frozen))
+    torch.testing.assert_close(after["head.cls.weight"], before["head.cls.weight"], rtol=0, atol=1e-9)
+    with pytest.raises(ConfigError, match="is another detector"):
+        train(index, tmp_path / "other", options={**SETTINGS["options"], "channels": 32}, **start)
+
+
 def test_another_configuration_does_not_continue_a_run(index, undisturbed):
     with pytest.raises(StaleArtifactError, match="another configuration"):
         train(index, undisturbed.parent, steps=10)

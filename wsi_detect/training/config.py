@@ -52,6 +52,8 @@ class TrainingConfig(Config):
     optimiser: OptimiserConfig = OptimiserConfig()
     loader: LoaderConfig = LoaderConfig()
     description: DescriptionConfig = DescriptionConfig()
+    #: Bundle whose weights to begin with, of the same detector and classes; None begins with random ones.
+    start_from: str | None = None
     steps: int = Field(1000, ge=1)
     validate_every: int = Field(250, ge=1)
     checkpoint_minutes: float = Field(5.0, gt=0)

@@ -25,7 +25,7 @@ from wsi_detect.data.dataset import PatchDataset, make_loader
 from wsi_detect.data.index import PatchIndex, read_index, read_labels
 from wsi_detect.data.samplers import SAMPLERS, EpochSampler, rates_table, realised_rates
 from wsi_detect.detectors import build_detector
-from wsi_detect.detectors.bundle import save_bundle
+from wsi_detect.detectors.bundle import load_bundle, save_bundle
 from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
@@ -57,7 +57,7 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
 
     Raises:
         StaleArtifactError: `out` holds a run of another configuration or another index.
-        ConfigError: unknown detector, sampler or augmentation.
+        ConfigError: unknown detector, sampler or augmentation, or a bundle to start from that does not fit.
         NonFiniteError: a loss became NaN or infinite.
     """
     config = config or TrainingConfig()
@@ -66,7 +66,7 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
         torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
     content = read_index(index)
-    model = build_detector(config.detector, len(content.classes), config.options)
+    model = _first_weights(content, config)
     module = DetectionModule(model, content.classes, config.optimiser)
     watched = "val" in content.splits
     last = out / CHECKPOINTS / LAST
@@ -84,6 +84,22 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
     if trainer.is_global_zero:
         save_bundle(out / BUNDLE, _trained(module), info, first_card(info), half=config.description.half)
     return out / BUNDLE
+
+
+def _first_weights(index: PatchIndex, config: TrainingConfig) -> DenseDetector:
+    model = build_detector(config.detector, len(index.classes), config.options)
+    if config.start_from:
+        other, info = load_bundle(Path(config.start_from))
+        if info.classes != index.classes:
+            known, wanted = ", ".join(info.classes), ", ".join(index.classes)
+            raise ConfigError(f"training.start_from: {info.model_id} knows {known}; the data set has {wanted}")
+        try:
+            model.load_state_dict(other.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(
+                f"training.start_from: {info.model_id} is another detector than training.options"
+            ) from error
+    return model
 
 
 def describe(index: PatchIndex, config: TrainingConfig) -> DetectorInfo:
