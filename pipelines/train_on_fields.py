@@ -49,7 +49,7 @@ class JobConfig(Config):
     training: TrainingConfig = TrainingConfig()
 
 
-def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fold: str | None, name: str) -> Path:
+def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fold: str | None, run: str) -> Path:
     """Build the data set, train, and return the bundle's folder."""
     content = json.loads(coco.read_text())
     if not content["images"]:
@@ -61,7 +61,7 @@ def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fol
         with open_slide(images / name, mpp=config.fields.mpp, mpp_source="manifest", slide_id=slide_id) as slide:
             stores[slide_id] = tile_slide(slide, out / slide_id, config.tiling)
     annotations = import_annotations(coco, "coco", ClassMap.from_card(card), out / "dataset", slide_ids)
-    run = name if fold is None else f"{name}-fold{fold.replace('/', 'of')}"
+    run = run if fold is None else f"{run}-fold{fold.replace('/', 'of')}"
     split = splits(content, slide_ids, config.fields, fold)
     index = build_index(stores, annotations, split, out / "dataset" / run, config.fields.classes)
     return train_detector(index, out / "runs" / run, config.training)
