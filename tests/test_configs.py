@@ -150,3 +150,23 @@ def test_a_file_that_is_still_being_copied_waits(labelled, bundle, without_torch
     shutil.copyfile(labelled / "slide0.svs", inbox / "scan.svs")
     assert lab.main(inbox, tmp_path / "out", config, bundle) == 0
     assert (inbox / "scan.svs").exists()
+
+
+def test_train_on_fields(labelled, tmp_path):
+    """Painted slides as fields; by fold, and with classes dealt out anew."""
+    job = pipeline("train_on_fields")
+    values = read_yaml(TINY)
+    fields = {"mpp": 0.25, "classes": values["dataset"]["classes"]}
+    tiling = {**values["tiling"], "mask": {"preparation": "none"}}
+    config = job.JobConfig.model_validate({"fields": fields, "tiling": tiling, "training": values["training"]})
+    shuffled = job.shuffled(labelled / "labels.json", tmp_path, seed=1)
+    truth, dealt = (json.loads(path.read_text())["annotations"] for path in (labelled / "labels.json", shuffled))
+    classes = [[entry["category_id"] for entry in entries] for entries in (truth, dealt)]
+    assert classes[0] != classes[1]
+    assert sorted(classes[0]) == sorted(classes[1])
+    bundle = job.main(labelled, shuffled, labelled / "card", config, tmp_path / "out", "1/2", "floor")
+    assert bundle == tmp_path / "out" / "runs" / "floor-fold1of2" / "bundle"
+    splits = artifact.read_table(tmp_path / "out" / "dataset" / "floor-fold1of2" / "index.parquet", schema.INDEX)[
+        "split"
+    ]
+    assert set(splits.to_pylist()) == {"train", "val"}
