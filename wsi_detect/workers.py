@@ -153,7 +153,9 @@ def _child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     handler = _ForwardingHandler(connection)
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # As the command line does: this package at the level asked for, everybody else's libraries at warnings.
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("wsi_detect").setLevel(level)
     ready, state = _attempt(lambda _, make: make(), None, setup)
     handler.send(("ready", None) if ready == "done" else ("fault", _setup_fault(state)))
     while True:
@@ -184,7 +186,7 @@ class _Worker:
     def __init__(self, function: Callable[..., Any], setup: Callable[[], Any]) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        level = logging.getLogger().getEffectiveLevel()
+        level = logging.getLogger("wsi_detect").getEffectiveLevel()
         self.process: SpawnProcess = context.Process(target=_child, args=(theirs, level, function, setup))
         self.process.start()
         theirs.close()

@@ -44,7 +44,8 @@ def environment_fault(state, item):
 
 
 def says_something(state, item):
-    logging.getLogger("wsi_detect.jobs").warning("item %d", item)
+    logging.getLogger("wsi_detect.jobs").info("item %d", item)
+    logging.getLogger("another_library").info("not asked for")
     return item
 
 

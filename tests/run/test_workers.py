@@ -72,9 +72,15 @@ def test_a_worker_that_cannot_start_ends_the_map(setup, text):
 
 
 def test_log_records_reach_the_parent(caplog):
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO, logger="wsi_detect"):
         outcomes(jobs.says_something, [4], 1)
     assert [record.getMessage() for record in caplog.records] == ["item 4"]
+
+
+def test_log_records_nobody_asked_for_stay_in_the_child(caplog):
+    with caplog.at_level(logging.WARNING, logger="wsi_detect"):
+        outcomes(jobs.says_something, [4], 1)
+    assert caplog.records == []
 
 
 def test_children_end_with_a_killed_parent(tmp_path: Path):
