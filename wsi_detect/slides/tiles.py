@@ -1,0 +1,216 @@
+"""A slide as what it is on disk: a grid of JPEG tiles a level, in one file.
+
+Every format of that kind (TIFF, KFB, SDPC, DICOM) only has to say where its tiles lie; reading, checking, decoding and
+putting together are here. The tiler copies from here too, tile by tile, without decoding.
+"""
+
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_detect.errors import DamagedSlideError
+from wsi_detect.slides import jpeg
+from wsi_detect.slides.jpeg import Colour, JpegFaultError
+from wsi_detect.slides.reader import Pixels
+
+_Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TileLevel:
+    """Where the tiles of one level lie.
+
+    Attributes:
+        width: of the level, px; its last column of tiles may reach beyond.
+        height: of the level, px.
+        tile_width: px.
+        tile_height: px.
+        offsets: (rows, columns) int64, byte in the file at which each tile's stream begins.
+        lengths: (rows, columns) int64, bytes of each stream; 0 where the file has no such tile.
+        colour: as the file declares it.
+        tables: JPEG tables all tiles share (SOI … EOI), or nothing.
+        header: bytes that make a stream of what the file holds, put before it; an end marker is then put behind.
+            For files that cut one large JPEG at its restart markers.
+    """
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    offsets: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    colour: Colour
+    tables: bytes = b""
+    header: bytes = b""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        rows, columns = self.offsets.shape
+        return rows, columns
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A tile as it lies in the file, headers checked: `stream` untouched, `frame` what it says of itself."""
+
+    stream: bytes
+    frame: jpeg.Frame
+
+
+class JpegTiles:
+    """The tiles of a slide file; safe to use from several threads.
+
+    Attributes:
+        levels: one entry a level of the slide, None where a level is not made of baseline JPEG tiles.
+    """
+
+    def __init__(self, path: Path, levels: Sequence[TileLevel | None]) -> None:
+        """Open the file.
+
+        Raises:
+            FileNotFoundError: it has gone.
+        """
+        self.levels = tuple(levels)
+        self._path = path
+        self._file = os.open(path, os.O_RDONLY)
+        self._local = threading.local()
+
+    def tile(self, level: int, row: int, column: int) -> Tile | None:
+        """Return a tile that may be decoded or copied; None where the file has none.
+
+        Raises:
+            JpegFaultError: it is cut off, is no baseline JPEG, or declares another size than the slide does.
+        """
+        table = self._table(level)
+        length = int(table.lengths[row, column])
+        if length == 0:
+            return None
+        stream = os.pread(self._file, length, int(table.offsets[row, column]))
+        if len(stream) < length:
+            raise JpegFaultError("reaches beyond the end of the file")
+        if table.header:
+            stream = b"".join([table.header, stream, jpeg.EOI])
+        frame = jpeg.read_frame(stream)
+        if not _fits(table, row, column, frame):
+            raise JpegFaultError(f"declares {frame.width} x {frame.height} px")
+        if frame.components != (1 if table.colour == "grey" else 3):
+            raise JpegFaultError(f"has {frame.components} components, the slide is {table.colour}")
+        return Tile(stream, frame)
+
+    def decode(self, level: int, row: int, column: int, *, reduce: int = 1, out: _Image | None = None) -> _Image | None:
+        """Decode a tile to (h, w, 3) RGB; None where the file has none.
+
+        Args:
+            level: of the slide.
+            row: of the tile.
+            column: of the tile.
+            reduce: shrink by this while decoding, one of `jpeg.REDUCTIONS`.
+            out: contiguous (h, w, 3) of the tile's full size to decode into.
+
+        Raises:
+            JpegFaultError: see `tile`, or the decoder refuses.
+        """
+        tile = self.tile(level, row, column)
+        if tile is None:
+            return None
+        table = self._table(level)
+        stream = jpeg.complete(tile.stream, tile.frame, table.tables, table.colour)
+        shape = (tile.frame.height, tile.frame.width)
+        fits = out is not None and out.shape[:2] == shape and reduce == 1
+        return jpeg.decode(stream, reduce=reduce, shape=shape, out=out if fits else None)
+
+    def read(self, level: int, x: int, y: int, width: int, height: int, *, reduce: int = 1) -> Pixels:
+        """Read a rectangle of a level.
+
+        Args:
+            level: of the slide; one of which `levels` is not None.
+            x: left edge, px of the level shrunk by `reduce`; may lie outside.
+            y: top edge, likewise.
+            width: px of the shrunk level.
+            height: px of the shrunk level.
+            reduce: one of `jpeg.REDUCTIONS`, all of which must divide the tile's sides.
+
+        Returns:
+            As `SlideReader.read_region`.
+
+        Raises:
+            JpegFaultError: a tile it needs is damaged; the text says which.
+        """
+        table = self._table(level)
+        tw, th = table.tile_width // reduce, table.tile_height // reduce
+        rgb = np.full((height, width, 3), 255, dtype=np.uint8)
+        valid = np.zeros((height, width), dtype=np.bool_)
+        x0, y0 = max(x, 0), max(y, 0)
+        x1, y1 = min(x + width, -(-table.width // reduce)), min(y + height, -(-table.height // reduce))
+        for row in range(y0 // th, -(-y1 // th) if x1 > x0 else 0):
+            for column in range(x0 // tw, -(-x1 // tw) if y1 > y0 else 0):
+                try:
+                    pixels = self.decode(
+                        level, row, column, reduce=reduce, out=self._buffer(table) if reduce == 1 else None
+                    )
+                except JpegFaultError as error:
+                    raise JpegFaultError(f"tile {column}, {row} of level {level} {error}") from error
+                if pixels is None:
+                    continue
+                left, top = column * tw, row * th
+                a, b, c, d = max(left, x0), max(top, y0), min(left + tw, x1), min(top + th, y1)
+                rgb[b - y : d - y, a - x : c - x] = pixels[b - top : d - top, a - left : c - left]
+                valid[b - y : d - y, a - x : c - x] = True
+        return rgb, None if bool(valid.all()) else valid
+
+    def close(self) -> None:
+        """Give the file back; closing twice is allowed."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _table(self, level: int) -> TileLevel:
+        table = self.levels[level]
+        if table is None:
+            raise ValueError(f"level {level} is not made of baseline JPEG tiles")
+        if self._file < 0:
+            raise ValueError("the slide is closed")
+        return table
+
+    def _buffer(self, table: TileLevel) -> _Image:
+        """A tile's worth of memory for this thread: fresh pages would cost a tenth of the decoding."""
+        shape = (table.tile_height, table.tile_width, 3)
+        buffer: _Image | None = getattr(self._local, "buffer", None)
+        if buffer is None or buffer.shape != shape:
+            buffer = self._local.buffer = np.empty(shape, dtype=np.uint8)
+        return buffer
+
+
+def _fits(table: TileLevel, row: int, column: int, frame: jpeg.Frame) -> bool:
+    """Whether a frame has the size of its tile; at the right and bottom edge it may be cut to the level."""
+    wide = frame.width == table.tile_width or frame.width == table.width - column * table.tile_width
+    high = frame.height == table.tile_height or frame.height == table.height - row * table.tile_height
+    return wide and high
+
+
+@runtime_checkable
+class TiledReader(Protocol):
+    """A `SlideReader` whose file is made of JPEG tiles.
+
+    Attributes:
+        tiles: of the open slide, its levels those of `info`; None if none of its levels is.
+    """
+
+    tiles: JpegTiles | None
+
+
+def tiles_of(reader: object) -> JpegTiles | None:
+    """Return the JPEG tiles of an open slide, if that is what it is made of."""
+    return reader.tiles if isinstance(reader, TiledReader) else None
+
+
+def damaged(slide_id: str, error: JpegFaultError) -> DamagedSlideError:
+    """Return the slide's error for a tile's."""
+    return DamagedSlideError(f"slide {slide_id}: {error}")
