@@ -1,0 +1,278 @@
+"""A patch as the slide's own JPEG tiles, untouched: the bytes of one chunk, and the pixels they mean.
+
+A chunk decodes by itself, wherever it lies: 36 bytes of header, a u32 length for each tile (0: the slide has no such
+tile), the tables its tiles share, the tiles, all little-endian and without gaps. Whatever a header claims is checked
+before memory is asked for.
+"""
+
+import struct
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_detect.errors import DamagedArtifactError
+from wsi_detect.slides import jpeg
+from wsi_detect.slides.jpeg import Colour, JpegFaultError
+
+MAGIC = b"WJT1"
+#: Largest tile a chunk may hold, px; a larger one would cost more to decode than it is worth.
+MAX_TILE_PX = 1 << 24
+
+_HEADER = struct.Struct("<4sB3s4H2i3I")
+_COLOURS: tuple[Colour, ...] = ("ycbcr", "rgb", "grey")
+_WHITE = 255
+#: Segments tables may be made of: Huffman and quantisation tables, and the restart interval. A frame there could
+#: declare another size than the tile's own.
+_TABLES = frozenset({0xC4, 0xDB, 0xDD})
+
+Window = tuple[int, int, int, int]
+_Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mosaic:
+    """A chunk taken apart; nothing is decoded yet.
+
+    Attributes:
+        content: the chunk, without its checksum.
+        colour: of all tiles, as the slide declares it.
+        shape: rows and columns of tiles.
+        tile: height and width of a tile, px.
+        origin: y, x of the patch's corner in the mosaic of tiles, px; within the first tile.
+        inside: height and width of the part of the patch that lies on the slide, px.
+        tables: JPEG tables the tiles share, or nothing.
+        lengths: (rows, columns) int64, bytes of each tile; 0 where the slide has none.
+        offsets: (rows, columns) int64, where each tile begins in `content`.
+    """
+
+    content: bytes
+    colour: Colour
+    shape: tuple[int, int]
+    tile: tuple[int, int]
+    origin: tuple[int, int]
+    inside: tuple[int, int]
+    tables: bytes
+    lengths: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+
+    def stream(self, row: int, column: int) -> bytes:
+        """Return a tile as the slide has it; nothing where it has none."""
+        start = int(self.offsets[row, column])
+        return self.content[start : start + int(self.lengths[row, column])]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What one tile has to give: its place, its px (top, left, bottom, right), and where they go in the window."""
+
+    row: int
+    column: int
+    source: Window
+    target: tuple[slice, slice]
+
+
+def pack_tiles(
+    tiles: Sequence[bytes],
+    *,
+    shape: tuple[int, int],
+    tile: tuple[int, int],
+    origin: tuple[int, int],
+    inside: tuple[int, int],
+    colour: Colour,
+    tables: bytes = b"",
+) -> bytes:
+    """Join the tiles of a patch to a chunk, without checksum.
+
+    Args:
+        tiles: streams, row by row; empty where the slide has none. Checked by whoever read them.
+        shape: rows and columns.
+        tile: height and width of a tile, px.
+        origin: y, x of the patch's corner in the mosaic, px; within the first tile.
+        inside: height and width of the part of the patch that lies on the slide, px; the mosaic must cover it.
+        colour: as the slide declares it.
+        tables: JPEG tables the tiles share (SOI … EOI), or nothing.
+
+    Raises:
+        ValueError: the numbers do not fit together.
+    """
+    if len(tiles) != shape[0] * shape[1]:
+        raise ValueError(f"{len(tiles)} tiles for {shape[0]} rows of {shape[1]}")
+    fault = _fault(shape, tile, origin, inside)
+    if fault:
+        raise ValueError(f"not a patch of tiles: {fault}")
+    header = _HEADER.pack(MAGIC, _COLOURS.index(colour), bytes(3), *shape, *tile, *origin, *inside, len(tables))
+    lengths = struct.pack(f"<{len(tiles)}I", *map(len, tiles))
+    return b"".join([header, lengths, tables, *tiles])
+
+
+def unpack(content: bytes, side: int) -> Mosaic:
+    """Take a chunk apart and check all it says.
+
+    Args:
+        content: the chunk, without its checksum.
+        side: of the patch, px.
+
+    Raises:
+        DamagedArtifactError: the header makes no sense for a patch of that side, or the lengths do not add up.
+    """
+    if len(content) < _HEADER.size or content[:4] != MAGIC:
+        raise DamagedArtifactError("is no chunk of JPEG tiles")
+    _, colour, zeros, *numbers, table_bytes = _HEADER.unpack_from(content)
+    shape, tile, origin, inside = (tuple(numbers[k : k + 2]) for k in range(0, 8, 2))
+    fault = _fault(shape, tile, origin, inside)
+    if colour >= len(_COLOURS) or zeros != bytes(3):
+        fault = "another version of the format"
+    elif not fault and not _bounded(shape, tile, inside, side):
+        fault = f"{shape[0]} x {shape[1]} tiles for a patch of {side} px"
+    count = shape[0] * shape[1]
+    start = _HEADER.size + 4 * count
+    if fault or start + table_bytes > len(content):
+        raise DamagedArtifactError(f"has a damaged header: {fault or 'more tiles than bytes'}")
+    lengths = np.frombuffer(content, dtype="<u4", count=count, offset=_HEADER.size).astype(np.int64).reshape(shape)
+    tables = content[start : start + table_bytes]
+    if start + table_bytes + int(lengths.sum()) != len(content):
+        raise DamagedArtifactError("has a damaged header: the lengths of its tiles do not add up")
+    if not _only_tables(tables):
+        raise DamagedArtifactError("has damaged JPEG tables")
+    ends = start + table_bytes + np.cumsum(lengths.ravel()).reshape(shape)
+    return Mosaic(content, _COLOURS[colour], shape, tile, origin, inside, tables, lengths, ends - lengths)
+
+
+def decode_tiles(
+    content: bytes, side: int, window: Window | None = None, out: _Image | None = None
+) -> tuple[_Image, int]:
+    """Decode a patch, or a window of it, from its tiles; those the window does not touch are left alone.
+
+    Args:
+        content: the chunk, without its checksum.
+        side: of the patch, px.
+        window: x0, y0, x1, y1 within the patch, px; None for all of it.
+        out: contiguous (height, width, 3) uint8 to decode into.
+
+    Returns:
+        (height, width, 3) uint8, white where the slide has nothing; and how many px of it on the slide are white
+        because the decoder refuses their tile.
+
+    Raises:
+        DamagedArtifactError: see `unpack`.
+        ValueError: the window leaves the patch, or `out` does not fit it.
+    """
+    x0, y0, x1, y1 = window or (0, 0, side, side)
+    mosaic = unpack(content, side)
+    out = canvas((x0, y0, x1, y1), side, out)
+    parts = list(_parts(mosaic, (x0, y0, x1, y1)))
+    covered = sum((p.source[2] - p.source[0]) * (p.source[3] - p.source[1]) for p in parts)
+    if covered < out.shape[0] * out.shape[1]:
+        out[:] = _WHITE
+    lost = 0
+    for part in parts:
+        target = out[part.target]
+        try:
+            _decode_part(mosaic, part, target)
+        except JpegFaultError:
+            target[:] = _WHITE
+            lost += target.shape[0] * target.shape[1]
+    return out, lost
+
+
+def canvas(window: Window, side: int, out: _Image | None) -> _Image:
+    """Return what a window of a patch is decoded into: `out`, or new memory.
+
+    Raises:
+        ValueError: the window leaves the patch, or `out` is not a contiguous (height, width, 3) uint8.
+    """
+    x0, y0, x1, y1 = window
+    if not (0 <= x0 < x1 <= side and 0 <= y0 < y1 <= side):
+        raise ValueError(f"window {window} is not within a patch of {side} px")
+    shape = (y1 - y0, x1 - x0, 3)
+    if out is None:
+        return np.empty(shape, dtype=np.uint8)
+    if out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be a contiguous {shape} of uint8, got {out.shape} of {out.dtype}")
+    return out
+
+
+def _fault(shape: Sequence[int], tile: Sequence[int], origin: Sequence[int], inside: Sequence[int]) -> str:
+    """What is wrong with the numbers of a header; nothing if they fit together."""
+    if not (min(tile) >= 1 and tile[0] * tile[1] <= MAX_TILE_PX):
+        return f"tiles of {tile[1]} x {tile[0]} px"
+    if min(inside) < 1 or any(not 0 <= start < size for start, size in zip(origin, tile, strict=True)):
+        return f"origin {origin} and {inside} px inside"
+    # A row or column of tiles too few would leave white what the slide has; one too many is nobody's.
+    needed = [-(-(start + length) // size) for start, length, size in zip(origin, inside, tile, strict=True)]
+    return "" if list(shape) == needed else f"{shape[0]} x {shape[1]} tiles where {needed[0]} x {needed[1]} are needed"
+
+
+def _bounded(shape: Sequence[int], tile: Sequence[int], inside: Sequence[int], side: int) -> bool:
+    most = [side // size + 2 for size in tile]
+    return max(inside) <= side and all(count <= limit for count, limit in zip(shape, most, strict=True))
+
+
+def _only_tables(tables: bytes) -> bool:
+    """Whether a stream holds segments of `_TABLES` and remarks, and nothing else."""
+    if not tables:
+        return True
+    place = 2
+    while place + 4 <= len(tables):
+        marker = tables[place + 1]
+        if tables[place] != 0xFF or not (marker in _TABLES or 0xE0 <= marker <= 0xEF or marker == 0xFE):
+            return False
+        place += 2 + int.from_bytes(tables[place + 2 : place + 4])
+    return tables[:2] == jpeg.SOI and tables[place:] == jpeg.EOI
+
+
+def _parts(mosaic: Mosaic, window: Window) -> Iterator[_Part]:
+    """Tiles that are there and have px in a window and on the slide."""
+    (y0, x0), (height, width), (th, tw) = mosaic.origin, mosaic.inside, mosaic.tile
+    left, top = window[0] + x0, window[1] + y0
+    right, bottom = min(window[2], width) + x0, min(window[3], height) + y0
+    if right <= left or bottom <= top:
+        return
+    for row in range(top // th, (bottom - 1) // th + 1):
+        for column in range(left // tw, (right - 1) // tw + 1):
+            if mosaic.lengths[row, column] == 0:
+                continue
+            a, b = max(row * th, top), min(row * th + th, bottom)
+            c, d = max(column * tw, left), min(column * tw + tw, right)
+            source = (a - row * th, c - column * tw, b - row * th, d - column * tw)
+            yield _Part(row, column, source, (slice(a - top, b - top), slice(c - left, d - left)))
+
+
+def _decode_part(mosaic: Mosaic, part: _Part, target: _Image) -> None:
+    """Decode what is wanted of a tile.
+
+    Raises:
+        JpegFaultError: it is not the tile the header speaks of, or the decoder refuses.
+    """
+    stream = mosaic.stream(part.row, part.column)
+    frame = jpeg.read_frame(stream)
+    top, left, bottom, right = part.source
+    # The last tiles of a level may be cut to the level.
+    if not (bottom <= frame.height <= mosaic.tile[0] and right <= frame.width <= mosaic.tile[1]):
+        raise JpegFaultError(f"declares {frame.width} x {frame.height} px")
+    stream = jpeg.complete(stream, frame, mosaic.tables, mosaic.colour)
+    shape = (frame.height, frame.width, 3)
+    if target.shape == shape and target.flags.c_contiguous:
+        jpeg.decode(stream, out=target)
+    else:
+        target[:] = jpeg.decode(stream, out=_buffers.get(shape))[top:bottom, left:right]
+
+
+class _Buffers(threading.local):
+    """A tile's worth of memory for each thread: fresh pages would cost a tenth of the decoding."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def get(self, shape: tuple[int, int, int]) -> _Image:
+        """Return an array of a shape, good until the next call."""
+        size = shape[0] * shape[1] * shape[2]
+        if len(self._memory) < size:
+            self._memory = np.empty(size, dtype=np.uint8)
+        return self._memory[:size].reshape(shape)
+
+
+_buffers = _Buffers()
