@@ -3,11 +3,6 @@
 `Painted` is a slide format (`accepts`, `open`): the text of its "slide file" is `width height mpp`.
 """
 
-import os
-import signal
-import time
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -62,19 +57,13 @@ def painted(width, height, every=96):
     return rgb.astype(np.uint8)
 
 
-@dataclass(frozen=True)
 class Painted:
-    """The format of painted slides; with a `trap` the first process to open one there is killed."""
-
-    trap: Path | None = None
+    """The format of painted slides."""
 
     def accepts(self, path):
         return path.suffix == ".painted"
 
     def open(self, path, slide_id):
-        if self.trap is not None and os.environ.get("TRAP") and not self.trap.exists():
-            self.trap.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
         width, height, mpp = path.read_text().split()
         return MemorySlide(painted(int(width), int(height)), float(mpp), path, slide_id)
 
@@ -84,52 +73,3 @@ def write_slide(folder, width=1000, height=700, mpp=0.25):
     path = folder / "Doe^Jane 1961.painted"
     path.write_text(f"{width} {height} {mpp}")
     return path
-
-
-def double(task, state):
-    return task * 2
-
-
-def who(task, state):
-    time.sleep(0.01)
-    return os.getpid(), state
-
-
-def fail_on_three(task, state):
-    if task == 3:
-        raise FileNotFoundError(2, "no such thing", "three")
-    return task
-
-
-def die_once(task, state):
-    """Kill this process the first time a task names a file that is not there yet."""
-    if task is not None and not task.exists():
-        task.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return "survived"
-
-
-def die(task, state):
-    os.kill(os.getpid(), task)
-
-
-def extra_missing(task, state):
-    from wsi_detect.errors import MissingExtraError
-
-    raise MissingExtraError("task", "ray")
-
-
-@contextmanager
-def numbered():
-    yield f"state of {os.getpid()}"
-
-
-@contextmanager
-def broken_setup():
-    raise OSError(5, "the share is gone")
-    yield
-
-
-def write_pid_and_sleep(task, state):
-    task.write_text(str(os.getpid()))
-    time.sleep(60)

@@ -15,6 +15,9 @@ from wsi_detect.tiling.grid import TileGrid, check_overlap
         (TileGrid(width=4, height=2, patch=2, overlap=1), [[0, 0], [1, 0], [2, 0]]),
         (TileGrid(width=3, height=2, patch=8, overlap=4), [[0, 0]]),
         (TileGrid(width=8, height=8, patch=8, overlap=7), [[0, 0]]),
+        (TileGrid(width=11, height=2, patch=6, overlap=2, align=4), [[0, 0], [4, 0], [8, 0]]),
+        (TileGrid(width=11, height=2, patch=6, overlap=2, align=2), [[0, 0], [4, 0], [6, 0]]),
+        (TileGrid(width=6, height=2, patch=6, overlap=2, align=4), [[0, 0]]),
     ],
 )
 def test_origins(grid, origins):
@@ -34,21 +37,25 @@ def test_a_patch_hangs_over_a_smaller_slide_but_its_box_does_not():
     assert grid.cores().tolist() == [[0, 0, 3, 2]]
 
 
-@pytest.mark.parametrize(("width", "height", "overlap"), [(0, 5, 0), (5, -1, 0), (5, 5, 4), (5, 5, -1)])
-def test_impossible_grids_are_refused(width, height, overlap):
-    with pytest.raises(ValueError, match=r"overlap must lie|at least one pixel"):
-        TileGrid(width=width, height=height, patch=4, overlap=overlap)
+@pytest.mark.parametrize(
+    ("width", "height", "overlap", "align"), [(0, 5, 0, 1), (5, -1, 0, 1), (5, 5, 4, 1), (5, 5, -1, 1), (5, 5, 1, 2)]
+)
+def test_impossible_grids_are_refused(width, height, overlap, align):
+    with pytest.raises(ValueError, match=r"overlap must lie|at least one pixel|not a multiple"):
+        TileGrid(width=width, height=height, patch=4, overlap=overlap, align=align)
 
 
 @st.composite
 def grids(draw):
     patch = draw(st.integers(20, 300))
+    # A stride of at least a quarter of the patch keeps the number of patches small.
+    stride = draw(st.integers(-(-patch // 4), patch))
     return TileGrid(
         width=draw(st.integers(1, 1000)),
         height=draw(st.integers(1, 1000)),
         patch=patch,
-        # A stride of at least a quarter of the patch keeps the number of patches small.
-        overlap=draw(st.integers(0, patch * 3 // 4)),
+        overlap=patch - stride,
+        align=draw(st.sampled_from([step for step in range(1, stride + 1) if stride % step == 0])),
     )
 
 
@@ -62,6 +69,7 @@ def test_every_point_has_one_owner_and_every_core_lies_in_its_patch(grid, seed):
     assert (inside.all(axis=2).sum(axis=1) == 1).all()
     assert (cores[:, :2] >= origins).all()
     assert (cores[:, 2:] <= origins + grid.patch).all()
+    assert (cores[:, 2:] > cores[:, :2]).all()
     assert np.isclose((cores[:, 2:] - cores[:, :2]).prod(axis=1).sum(), grid.width * grid.height)
 
 
@@ -69,12 +77,13 @@ def test_every_point_has_one_owner_and_every_core_lies_in_its_patch(grid, seed):
 @given(grid=grids())
 def test_neighbours_overlap_by_at_least_the_overlap(grid):
     for length in (grid.width, grid.height):
-        line = TileGrid(width=length, height=1, patch=grid.patch, overlap=grid.overlap)
+        line = TileGrid(width=length, height=1, patch=grid.patch, overlap=grid.overlap, align=grid.align)
         starts = line.origins()[:, 0]
         assert (np.diff(starts) <= grid.patch - grid.overlap).all()
         assert (np.diff(starts) > 0).all()
         assert starts[0] == 0
-        assert starts[-1] + grid.patch >= length
+        assert 0 <= starts[-1] + grid.patch - length < max(grid.align, grid.patch - length + 1)
+        assert (starts % grid.align == 0).all()
 
 
 @pytest.mark.parametrize(

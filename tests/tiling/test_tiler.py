@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,15 @@ import pytest
 import zarr
 from memory_slides import GROUND, MemorySlide, Painted, painted, write_slide
 
-from wsi_detect.errors import ConfigError, MissingArtifactError, MissingResolutionError
+from wsi_detect.errors import ConfigError, MissingArtifactError, MissingResolutionError, StaleArtifactError
 from wsi_detect.slides import open_slide
 from wsi_detect.tiling import codec
 from wsi_detect.tiling.mask import MaskConfig
 from wsi_detect.tiling.patch_store import PatchStore, shard_path
-from wsi_detect.tiling.plan import TilingConfig, grid_of
-from wsi_detect.tiling.tiler import JOURNAL, STORE, is_tiled, tile_slide
+from wsi_detect.tiling.plan import TilingConfig, lay_out
+from wsi_detect.tiling.tiler import JOURNAL, STORE, Progress, is_tiled, tile_slide
 
-CONFIG = TilingConfig(patch_px=256, overlap_px=64, shard_patches=4)
+CONFIG = TilingConfig(patch_px=256, overlap_px=64, shard_patches=4, codec="jpeg")
 
 
 def tree(folder):
@@ -48,16 +49,17 @@ def slide(tmp_path):
 )
 def test_the_resolution_asked_is_met_by_whole_slide_px(native, asked, patch, mpp):
     info = MemorySlide(painted(64, 64), mpp=native).info
-    grid, found = grid_of(info, TilingConfig(patch_px=512, mpp=asked, overlap_um=32))
-    assert (grid.patch, found) == (patch, pytest.approx(mpp))
-    assert grid.overlap * native >= 32
+    layout = lay_out(info, TilingConfig(patch_px=512, mpp=asked, overlap_um=32))
+    assert (layout.grid.patch, layout.mpp) == (patch, pytest.approx(mpp))
+    assert layout.grid.overlap * native >= 32
+    assert (layout.level is None) == (patch != 512)
 
 
 @pytest.mark.parametrize("values", [{"overlap_um": 200.0}, {"patch_px": 128}])
 def test_an_overlap_larger_than_the_patch_is_refused(values):
     info = MemorySlide(painted(64, 64), mpp=0.25).info
     with pytest.raises(ConfigError, match="does not fit a patch of"):
-        grid_of(info, TilingConfig(**{"patch_px": 512, **values}))
+        lay_out(info, TilingConfig(**{"patch_px": 512, **values}))
 
 
 def test_every_patch_of_the_grid_is_a_row_in_order(slide, tmp_path):
@@ -134,25 +136,39 @@ def test_no_file_name_in_the_store(slide, tmp_path, name):
         assert "Doe" not in str(path.relative_to(tmp_path))
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_processes(slide, tmp_path, caplog):
-    caplog.set_level(logging.DEBUG, logger="wsi_detect.tiling.tiler")
-    trees, pids = {}, {}
-    for workers in (1, 2, 5):
-        caplog.clear()
-        tile_slide(slide, tmp_path / str(workers), CONFIG, workers=workers, reader=Painted())
-        trees[workers] = tree(tmp_path / str(workers))
-        pids[workers] = {record.args[-1] for record in caplog.records if "by process" in record.msg}
+def test_the_bytes_do_not_depend_on_the_number_of_threads(slide, tmp_path):
+    trees = {}
+    for threads in (1, 2, 5):
+        names = set()
+        tile_slide(
+            slide,
+            tmp_path / str(threads),
+            CONFIG,
+            threads=threads,
+            reader=Painted(),
+            on_progress=lambda _, names=names: names.add(threading.current_thread().name),
+        )
+        trees[threads] = tree(tmp_path / str(threads))
+        assert (threading.current_thread().name in names) == (threads == 1)
     assert trees[1] == trees[2] == trees[5]
-    assert pids[1] == {os.getpid()}
-    assert [len(pids[workers] - {os.getpid()}) for workers in (2, 5)] == [2, 5]
 
 
-def test_a_lost_process_costs_one_shard(slide, tmp_path, monkeypatch):
+def test_progress_counts_every_patch(slide, tmp_path):
+    seen = []
+    tile_slide(slide, tmp_path / "out", CONFIG, threads=2, reader=Painted(), on_progress=seen.append)
+    assert seen == [Progress(done=n, patches=20, made=n, patch_px=256) for n in range(1, 21)]
+
+
+def test_an_error_in_one_thread_ends_the_others(slide, tmp_path):
+    def stop(progress):
+        if progress.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tile_slide(slide, tmp_path / "out", CONFIG, threads=3, reader=Painted(), on_progress=stop)
+    assert not (tmp_path / "out" / STORE / "zarr.json").exists()
+    tile_slide(slide, tmp_path / "out", CONFIG, reader=Painted())
     tile_slide(slide, tmp_path / "golden", CONFIG, reader=Painted())
-    monkeypatch.setenv("TRAP", "1")
-    trapped = Painted(tmp_path / "trap")
-    tile_slide(opened(slide), tmp_path / "out", CONFIG, workers=2, reader=trapped)
-    assert trapped.trap.exists()
     assert tree(tmp_path / "out") == tree(tmp_path / "golden")
 
 
@@ -170,10 +186,14 @@ def test_a_complete_store_is_not_made_again(slide, tmp_path, caplog):
     assert "nothing to do" in caplog.text
 
 
-def test_another_configuration_replaces_the_store(slide, tmp_path):
+def test_another_configuration_replaces_the_store_only_when_told(slide, tmp_path):
     tile_slide(slide, tmp_path / "out", CONFIG, reader=Painted())
-    other = TilingConfig(patch_px=512, overlap_px=64, shard_patches=4)
-    store = tile_slide(slide, tmp_path / "out", other, reader=Painted())
+    before = tree(tmp_path / "out")
+    other = TilingConfig(patch_px=512, overlap_px=64, shard_patches=4, codec="jpeg")
+    with pytest.raises(StaleArtifactError, match=r"tiling.patch_px 256 → 512\. Use --overwrite"):
+        tile_slide(slide, tmp_path / "out", other, reader=Painted())
+    assert tree(tmp_path / "out") == before
+    store = tile_slide(slide, tmp_path / "out", other, reader=Painted(), overwrite=True)
     tile_slide(slide, tmp_path / "golden", other, reader=Painted())
     assert store.patch_px == 512
     assert tree(tmp_path / "out") == tree(tmp_path / "golden")
@@ -197,18 +217,18 @@ from wsi_detect.tiling.tiler import TilingConfig, tile_slide
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = TilingConfig(patch_px=256, overlap_px=64, shard_patches=4, codec=sys.argv[5])
-    tile_slide(Path(sys.argv[2]), Path(sys.argv[3]), config, workers=int(sys.argv[4]), reader=Painted())
+    tile_slide(Path(sys.argv[2]), Path(sys.argv[3]), config, threads=int(sys.argv[4]), reader=Painted())
 """
 
 
-def run(slide, out, *, workers=1, codec_name="jpeg", fault=None):
+def run(slide, out, *, threads=1, codec_name="jpeg", fault=None):
     script = slide.parent / "tile.py"
     script.write_text(SCRIPT)
     environment = {key: value for key, value in os.environ.items() if key != "WSI_DETECT_FAULT"}
     if fault:
         environment["WSI_DETECT_FAULT"] = fault
     return subprocess.run(
-        [sys.executable, script, Path(__file__).parent, slide, out, str(workers), codec_name],
+        [sys.executable, script, Path(__file__).parent, slide, out, str(threads), codec_name],
         env=environment,
         # A process group of its own: the kill takes all of it.
         start_new_session=True,
@@ -244,14 +264,14 @@ def test_after_a_kill_finished_shards_are_kept(slide, tmp_path, codec_name, step
     assert tree(out) == tree(golden.path.parent)
 
 
-def test_kills_with_several_processes_and_in_the_index_only_mode(slide, tmp_path):
-    for codec_name, workers, faults in (("jpeg", 2, ("kill:6",)), ("none", 1, ("kill:9",))):
+def test_kills_with_several_threads_and_in_the_index_only_mode(slide, tmp_path):
+    for codec_name, threads, faults in (("jpeg", 2, ("kill:6",)), ("none", 1, ("kill:9",))):
         golden, out = tmp_path / f"golden-{codec_name}", tmp_path / f"out-{codec_name}"
         tile_slide(slide, golden, TilingConfig(**{**CONFIG.model_dump(), "codec": codec_name}), reader=Painted())
         for fault in faults:
-            killed = run(slide, out, workers=workers, codec_name=codec_name, fault=fault)
+            killed = run(slide, out, threads=threads, codec_name=codec_name, fault=fault)
             assert killed.returncode == -signal.SIGKILL
-        assert run(slide, out, workers=workers, codec_name=codec_name).returncode == 0
+        assert run(slide, out, threads=threads, codec_name=codec_name).returncode == 0
         assert tree(out) == tree(golden)
 
 
@@ -271,15 +291,17 @@ def test_a_kept_shard_that_was_damaged_meanwhile_is_made_again(slide, tmp_path):
 def test_an_interrupted_store_of_another_configuration_is_not_resumed(slide, tmp_path):
     out = tmp_path / "out"
     run(slide, out, fault="kill:17")
-    other = TilingConfig(patch_px=512, overlap_px=64, shard_patches=4)
-    tile_slide(slide, out, other, reader=Painted())
+    other = TilingConfig(patch_px=512, overlap_px=64, shard_patches=4, codec="jpeg")
+    with pytest.raises(StaleArtifactError, match="made, or begun, from something else"):
+        tile_slide(slide, out, other, reader=Painted())
+    tile_slide(slide, out, other, reader=Painted(), overwrite=True)
     tile_slide(slide, tmp_path / "golden", other, reader=Painted())
     assert tree(out) == tree(tmp_path / "golden")
 
 
 def test_a_full_disk_is_an_error_and_the_next_run_finishes(slide, tmp_path):
     out = tmp_path / "out"
-    failed = run(slide, out, workers=2, fault="errno:7:28")
+    failed = run(slide, out, threads=2, fault="errno:7:28")
     assert failed.returncode == 1
     assert "No space left on device" in failed.stderr
     assert run(slide, out).returncode == 0

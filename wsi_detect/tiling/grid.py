@@ -14,19 +14,30 @@ class TileGrid:
 
     Every length is in slide px (level 0). Patches at the far edges are shifted inwards,
     so all have the same size; a slide smaller than a patch gets one patch that hangs over.
+    Where patches must begin on the slide's own tiles, the last ones are shifted less and hang over by less than a tile.
     A patch's id is its row-major index in this grid.
+
+    Attributes:
+        width: of the slide.
+        height: of the slide.
+        patch: side of a patch.
+        overlap: of neighbours; those at the far edges may overlap more.
+        align: every origin is a multiple of it, and so is the stride.
     """
 
     width: int
     height: int
     patch: int
     overlap: int
+    align: int = 1
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
             raise ValueError(f"a slide has at least one pixel, got {self.width} x {self.height}")
         if not 0 <= self.overlap < self.patch:
             raise ValueError(f"overlap must lie in [0, patch={self.patch}), got {self.overlap}")
+        if self.align < 1 or (self.patch - self.overlap) % self.align:
+            raise ValueError(f"the stride {self.patch - self.overlap} is not a multiple of {self.align}")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -57,10 +68,11 @@ class TileGrid:
         return np.column_stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]])
 
     def _count(self, length: int) -> int:
-        return 1 + -(-max(length - self.patch, 0) // (self.patch - self.overlap))
+        stride = self.patch - self.overlap
+        return 1 + -(-max(length - self.patch, 0) // stride)
 
     def _starts(self, length: int) -> NDArray[np.int64]:
-        last = max(length - self.patch, 0)
+        last = -(-max(length - self.patch, 0) // self.align) * self.align
         steps = np.arange(0, last, self.patch - self.overlap, dtype=np.int64)
         return np.append(steps, last)
 
