@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from wsi_detect.errors import EnvironmentFaultError, MissingExtraError
+from wsi_detect.workers import report
 
 
 def pid_state():
@@ -60,3 +61,46 @@ def setup_dies():
 def write_pid_and_wait(state, item):
     Path(item).write_text(str(os.getpid()))
     time.sleep(60)
+
+
+def count_aloud(state, item):
+    for k in range(item):
+        report(k)
+    return item
+
+
+def seven_stops(state, item):
+    if item == 7:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return item
+
+
+def seven_sleeps(state, item):
+    if item == 7:
+        time.sleep(60)
+    return item
+
+
+def slow_but_talking(state, item):
+    for k in range(6):
+        time.sleep(0.4)
+        report(k)
+    return item
+
+
+def takes_memory(state, item):
+    """Return how much it got, megabytes."""
+    return len(bytearray(item << 20)) >> 20
+
+
+def hides_lack_of_memory(state, item):
+    try:
+        return takes_memory(state, item)
+    except MemoryError as error:
+        raise ValueError("cannot be decoded") from error
+
+
+def aborts(state, item):
+    if item == 7:
+        os.abort()
+    return item

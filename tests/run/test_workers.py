@@ -9,11 +9,11 @@ import crew_jobs as jobs
 import pytest
 
 from wsi_detect.errors import EnvironmentFaultError
-from wsi_detect.workers import map_items
+from wsi_detect.workers import Limits, map_items, report
 
 
-def outcomes(function, items, workers, setup=jobs.pid_state):
-    found = list(map_items(function, items, setup, workers=workers))
+def outcomes(function, items, workers, setup=jobs.pid_state, **options):
+    found = list(map_items(function, items, setup, workers=workers, **options))
     return sorted(found, key=lambda outcome: items.index(outcome.item))
 
 
@@ -106,3 +106,47 @@ def test_children_end_with_a_killed_parent(tmp_path: Path):
             break
         time.sleep(0.05)
     assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_progress_is_told_with_its_item(workers):
+    heard = []
+    outcomes(jobs.count_aloud, [2, 0, 3], workers, on_progress=lambda item, payload: heard.append((item, payload)))
+    assert sorted(heard) == [(2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_progress_nobody_listens_to(workers):
+    assert [o.result for o in outcomes(jobs.count_aloud, [2], workers)] == [2]
+    report("outside of any item")
+
+
+@pytest.mark.parametrize("function", [jobs.seven_stops, jobs.seven_sleeps])
+def test_an_item_without_progress_is_given_up(function):
+    found = outcomes(function, [6, 7, 8], 1, limits=Limits(stall_s=1))
+    assert [o.result for o in found] == [6, None, 8]
+    assert found[1].error == "no progress for 1 s"
+    assert len({o.worker for o in found}) == 2
+
+
+def test_an_item_that_reports_may_take_longer():
+    assert [o.result for o in outcomes(jobs.slow_but_talking, [1], 1, limits=Limits(stall_s=1.5))] == [1]
+
+
+@pytest.mark.parametrize("function", [jobs.takes_memory, jobs.hides_lack_of_memory])
+def test_an_item_that_needs_too_much_memory_costs_itself(function):
+    found = outcomes(function, [10, 2000, 20], 1, limits=Limits(memory_bytes=10**9))
+    assert [o.result for o in found] == [10, None, 20]
+    assert found[1].error == "needs more than 1 GB of memory; raise --max-memory or use fewer --threads"
+
+
+def test_a_lack_of_memory_without_limit_is_an_error_like_others():
+    found = outcomes(jobs.takes_memory, [1 << 40], 1)
+    assert found[0].error == "MemoryError: MemoryError"
+
+
+def test_native_code_that_aborts_under_a_limit_names_both_causes():
+    found = outcomes(jobs.aborts, [6, 7, 8], 2, limits=Limits(memory_bytes=2 * 10**9))
+    assert [o.result for o in found] == [6, None, 8]
+    assert "killed by signal 6 (SIGABRT)" in found[1].error
+    assert "needs more than 2 GB of memory" in found[1].error
