@@ -21,7 +21,7 @@ def test_a_painted_slide_is_described(painted):
             ("slide", "S7"),
             ("vendor", "aperio"),
             ("size", "1536 x 1280 px, 0.384 x 0.32 mm"),
-            ("resolution", "0.25 µm/px, from the file"),
+            ("resolution", "0.25 µm/px, from the file (aperio.MPP)"),
             ("objective", "40x"),
             ("level 0", "1/1, 0.25 µm/px"),
             ("level 1", "1/4, 1 µm/px"),

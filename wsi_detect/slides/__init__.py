@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from wsi_detect import artifact
-from wsi_detect.errors import ImplausibleResolutionError, MissingSlideError, UnsupportedSlideError
+from wsi_detect.errors import ImplausibleResolutionError, MissingSlideError, SlideError, UnsupportedSlideError
 from wsi_detect.slides import image, openslide
 from wsi_detect.slides.reader import SlideFormat, SlideInfo, SlideReader
 
@@ -14,6 +14,8 @@ READERS: tuple[SlideFormat, ...] = (openslide, image)
 
 #: µm per px a cytology scan can have.
 PLAUSIBLE_MPP = (0.05, 10.0)
+#: Px of level 0 a slide may declare: 200 000 x 200 000, four times the largest scan in use.
+MAX_PIXELS = 4 * 10**10
 #: Relative difference of width and height up to which a pixel counts as square.
 _SQUARE = 0.01
 
@@ -26,6 +28,7 @@ def open_slide(
     mpp: float | None = None,
     mpp_source: str = "--mpp",
     slide_id: str | None = None,
+    max_pixels: int = MAX_PIXELS,
     reader: SlideFormat | Callable[[Path, str], SlideReader] | None = None,
 ) -> SlideReader:
     """Open a slide.
@@ -37,11 +40,12 @@ def open_slide(
         mpp: µm per level-0 px, overriding what the file says.
         mpp_source: who gave it: `--mpp` or `manifest`.
         slide_id: name in every output; None derives one from the content.
+        max_pixels: of level 0; a slide that declares more is refused.
         reader: a format of one's own, or a class called with path and id; None asks `READERS` in turn.
 
     Raises:
         MissingSlideError: no such file, it is empty, or it may not be read.
-        UnsupportedSlideError: no reader recognises it, or the one that does cannot open it.
+        UnsupportedSlideError: no reader recognises it, or the one that does cannot open it; or it is too large.
         DamagedSlideError: a plain picture that is cut or broken.
         ImplausibleResolutionError: the resolution, given or the file's own, lies outside 0.05 to 10 µm per px, or the
             file's pixels are not square.
@@ -52,8 +56,9 @@ def open_slide(
     name = slide_id or artifact.slide_id(path)
     opened = _choose(path, reader)(path, name)
     try:
+        _check_size(opened.info, path, max_pixels)
         opened.info = _with_resolution(opened.info, mpp, mpp_source)
-    except ImplausibleResolutionError:
+    except SlideError:
         opened.close()
         raise
     return opened
@@ -88,6 +93,14 @@ def _choose(
     )
 
 
+def _check_size(info: SlideInfo, path: Path, most: int) -> None:
+    if info.width_px * info.height_px > most:
+        raise UnsupportedSlideError(
+            f"{path}: a file of {path.stat().st_size / 1e6:.3g} MB declares {info.width_px} x {info.height_px} px, "
+            f"more than {most:.3g} px; if it is a slide all the same, raise --max-pixels"
+        )
+
+
 def _with_resolution(info: SlideInfo, mpp: float | None, source: str) -> SlideInfo:
     """Enter who says what of the resolution, and refuse what cannot be.
 
@@ -115,4 +128,4 @@ def _check_plausible(slide_id: str, who: str, mpp: float) -> None:
         )
 
 
-__all__ = ["PLAUSIBLE_MPP", "READERS", "SlideFormat", "SlideInfo", "SlideReader", "open_slide"]
+__all__ = ["MAX_PIXELS", "PLAUSIBLE_MPP", "READERS", "SlideFormat", "SlideInfo", "SlideReader", "open_slide"]

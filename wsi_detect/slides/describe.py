@@ -58,7 +58,7 @@ def _resolution(info: SlideInfo) -> str:
         return "unknown: the file does not say; give --mpp, or a column `mpp` in the manifest"
     text = f"{info.mpp:.4g} µm/px, {_SOURCES.get(info.mpp_source, info.mpp_source)}"
     if info.mpp_source == "file" or info.stated_mpp is None:
-        return text
+        return f"{text} ({info.mpp_key})" if info.mpp_key and info.stated_mpp else text
     x, y = info.stated_mpp
     return f"{text}; the file says {x:.4g}" + ("" if x == y else f" by {y:.4g}")
 

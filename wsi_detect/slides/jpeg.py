@@ -4,7 +4,9 @@ A decoder left to itself guesses the colour model from markers many scanners lea
 stream declares. Here the slide's own tags decide both. ITU-T T.81 names the markers.
 """
 
+import functools
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,6 +28,8 @@ _OTHER_FRAMES = frozenset({0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB,
 _ADOBE = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00"
 _STRAY_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _ZEROS = bytes(48)
+#: DHT and DQT.
+_TABLES = frozenset({0xC4, 0xDB})
 
 
 class JpegFaultError(ValueError):
@@ -94,9 +98,7 @@ def read_frame(stream: bytes) -> Frame:
 
 def _segment(stream: bytes, place: int) -> tuple[int, int]:
     """Marker and length of the segment at a place."""
-    while stream[place : place + 2] == b"\xff\xff":
-        place += 1
-    if place + 4 > len(stream) or stream[place] != 0xFF:
+    if place + 4 > len(stream) or stream[place] != 0xFF or stream[place + 1] == 0xFF:
         raise JpegFaultError("has damaged headers")
     length = stream[place + 2] << 8 | stream[place + 3]
     if length < 2 or place + 2 + length > len(stream):
@@ -133,18 +135,29 @@ def complete(stream: bytes, frame: Frame, tables: bytes, colour: Colour) -> byte
     if told and not tables:
         return stream
     adobe = b"" if colour == "grey" else _ADOBE + (b"\x00" if colour == "rgb" else b"\x01")
-    return b"".join([SOI, adobe, _body(tables, len(tables)), _body(stream, frame.data), stream[frame.data :]])
+    return b"".join([SOI, adobe, _tables(tables), _body(stream, frame.data), stream[frame.data :]])
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(stream: bytes) -> bytes:
+    """The quantisation and Huffman tables of a tables stream; libjpeg, too, forgets all else at the next SOI."""
+    return b"".join(part for marker, part in _segments(stream, len(stream)) if marker in _TABLES)
 
 
 def _body(stream: bytes, end: int) -> bytes:
     """Header segments of a stream up to `end`, without those that say nothing or mislead about colour."""
-    parts, place = [], 2
+    return b"".join(
+        part for marker, part in _segments(stream, end) if not (_APP0 <= marker <= _APP15 or marker == _COM)
+    )
+
+
+def _segments(stream: bytes, end: int) -> Iterator[tuple[int, bytes]]:
+    """Marker and bytes of each segment behind SOI, up to `end` or EOI."""
+    place = 2
     while place < end and stream[place : place + 2] != EOI:
         marker, length = _segment(stream, place)
-        if not (_APP0 <= marker <= _APP15 or marker == _COM):
-            parts.append(stream[place : place + 2 + length])
+        yield marker, stream[place : place + 2 + length]
         place += 2 + length
-    return b"".join(parts)
 
 
 def decode(

@@ -1,11 +1,15 @@
 """Slides through OpenSlide: SVS, NDPI, MRXS, SCN, BIF, Philips, DICOM, generic tiled TIFF and others.
 
+OpenSlide says what the slide is. Pixels come straight from the file's JPEG tiles where their place is certain, which is
+several times faster and the same to the last bit; everything else, and whatever looks odd, is left to OpenSlide.
+
 Only the pyramid is read. Label, macro and thumbnail pictures, which may show a name, are never touched, and of the
 file's properties only those named here.
 """
 
 import logging
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -16,13 +20,25 @@ from numpy.typing import NDArray
 
 from wsi_detect.errors import DamagedSlideError, EnvironmentFaultError, MissingSlideError, UnsupportedSlideError
 from wsi_detect.geometry import Box
+from wsi_detect.slides.jpeg import JpegFaultError
 from wsi_detect.slides.reader import Pixels, SlideInfo, check_request
 from wsi_detect.slides.tiff_tags import check_tiff
+from wsi_detect.slides.tiff_tiles import LevelSize, jpeg_tiles_of
 
 #: 4.0.1 fixes CVE-2026-48977, and no wheel of it holds the libtiff that returned memory it had not written.
 _MINIMUM = (4, 0, 1)
 #: Decoded tiles kept for each open slide: some two rows of patches of 1024 px.
 _CACHE_BYTES = 64 << 20
+
+#: Properties that OpenSlide takes the size of a pixel from, the first that a slide has.
+_MPP_KEYS = (
+    "aperio.MPP",
+    "philips.DICOM_PIXEL_SPACING",
+    "mirax.LAYER_0_LEVEL_0_SECTION.MICROMETER_PER_PIXEL_X",
+    "ventana.ScanRes",
+    "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[0]",
+    "tiff.XResolution",
+)
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +68,14 @@ def check_library(version: str) -> None:
 
 
 class OpenSlideReader:
-    """An open slide. After an error the handle, which OpenSlide leaves unusable, is opened anew."""
+    """An open slide; may be read from several threads.
+
+    After an error the handle, which OpenSlide leaves unusable, is opened anew.
+
+    Attributes:
+        info: facts of the slide.
+        tiles: its JPEG tiles, levels as in `info`; None if none of its levels is made of such.
+    """
 
     def __init__(self, path: Path, slide_id: str) -> None:
         """Open the slide.
@@ -62,14 +85,17 @@ class OpenSlideReader:
             EnvironmentFaultError: the OpenSlide library is too old to be safe.
         """
         check_library(openslide.__library_version__)
-        check_tiff(path)
+        pages = check_tiff(path)
         self._path = path
         self._closed = False
+        self._lock = threading.Lock()
         try:
-            self._handle: openslide.OpenSlide | None = _open_handle(path)
+            handle = _open_handle(path)
         except openslide.OpenSlideError as error:
             raise UnsupportedSlideError(f"{path}: OpenSlide knows the format but cannot open it: {error}") from error
-        self.info = _facts(self._handle, path, slide_id)
+        self._handle: openslide.OpenSlide | None = handle
+        self.info = _facts(handle, path, slide_id)
+        self.tiles = jpeg_tiles_of(path, pages, self.info.vendor, _levels(handle))
 
     def read_region(self, x_px: int, y_px: int, level: int, width: int, height: int, *, plane: int = 0) -> Pixels:
         """Read a rectangle; see `SlideReader.read_region`.
@@ -81,20 +107,17 @@ class OpenSlideReader:
         """
         # OpenSlide answers for a level that is not there with transparent pixels, and no error.
         check_request(self.info, level, width, height, plane)
-        try:
-            picture = self._live().read_region((x_px, y_px), level, (width, height))
-        except openslide.OpenSlideError as error:
-            self._drop()
-            raise DamagedSlideError(
-                f"slide {self.info.slide_id}: {width} x {height} px at ({x_px}, {y_px}) of level {level}: not decoded: "
-                f"{error}"
-            ) from error
-        return _on_white(np.asarray(picture))
+        if self._closed:
+            raise ValueError(f"slide {self.info.slide_id} is closed")
+        pixels = self._from_tiles(x_px, y_px, level, width, height)
+        return self._from_openslide(x_px, y_px, level, width, height) if pixels is None else pixels
 
     def close(self) -> None:
         """Give the file back."""
         self._closed = True
-        self._drop()
+        self._handle = None
+        if self.tiles is not None:
+            self.tiles.close()
 
     def __enter__(self) -> Self:
         return self
@@ -102,20 +125,58 @@ class OpenSlideReader:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _live(self) -> openslide.OpenSlide:
-        if self._closed:
-            raise ValueError(f"slide {self.info.slide_id} is closed")
-        if self._handle is None:
-            if not self._path.is_file():
-                raise MissingSlideError(f"slide {self.info.slide_id}: the file has gone")
-            self._handle = _open_handle(self._path)
-            _log.debug("slide %s opened anew after an error", self.info.slide_id)
-        return self._handle
+    def _from_tiles(self, x_px: int, y_px: int, level: int, width: int, height: int) -> Pixels | None:
+        """Read a rectangle from the file's own tiles; None where only OpenSlide knows what belongs there."""
+        step = self.info.level_downsamples[level]
+        x, y = x_px / step, y_px / step
+        # Between two px OpenSlide interpolates.
+        if self.tiles is None or self.tiles.levels[level] is None or not (x.is_integer() and y.is_integer()):
+            return None
+        # A tile left out of a coarse level may be painted from a finer one; at the finest it is no data.
+        if level > 0 and self.tiles.lacks(level, int(x), int(y), width, height):
+            return None
+        try:
+            return self.tiles.read(level, int(x), int(y), width, height)
+        except JpegFaultError as error:
+            _log.debug("slide %s: %s; OpenSlide is asked", self.info.slide_id, error)
+            return None
 
-    def _drop(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+    def _from_openslide(self, x_px: int, y_px: int, level: int, width: int, height: int) -> Pixels:
+        place, size = (x_px, y_px), (width, height)
+        handle = self._live()
+        try:
+            return _on_white(np.asarray(handle.read_region(place, level, size)))
+        except openslide.OpenSlideError:
+            self._drop(handle)
+        # The handle may have been spoilt by another thread's error: the verdict is that of one nobody else uses.
+        with self._anew() as alone:
+            try:
+                return _on_white(np.asarray(alone.read_region(place, level, size)))
+            except openslide.OpenSlideError as error:
+                raise DamagedSlideError(
+                    f"slide {self.info.slide_id}: {width} x {height} px at ({x_px}, {y_px}) of level {level}: "
+                    f"not decoded: {error}"
+                ) from error
+
+    def _live(self) -> openslide.OpenSlide:
+        with self._lock:
+            if self._handle is None:
+                self._handle = self._anew()
+            return self._handle
+
+    def _drop(self, handle: openslide.OpenSlide) -> None:
+        """Forget a handle after an error. It is not closed: another thread may be in it, and the last one closes it."""
+        with self._lock:
+            if self._handle is handle:
+                self._handle = None
+
+    def _anew(self) -> openslide.OpenSlide:
+        if not self._path.is_file():
+            raise MissingSlideError(f"slide {self.info.slide_id}: the file has gone")
+        try:
+            return _open_handle(self._path)
+        except openslide.OpenSlideError as error:
+            raise DamagedSlideError(f"slide {self.info.slide_id}: cannot be opened again: {error}") from error
 
 
 def _open_handle(path: Path) -> openslide.OpenSlide:
@@ -153,7 +214,13 @@ def _facts(handle: openslide.OpenSlide, path: Path, slide_id: str) -> SlideInfo:
         icc="openslide.icc-size" in properties,
         native_tile_px=_tile(properties),
         stated_mpp=stated,
+        mpp_key=None if stated is None else next((k for k in _MPP_KEYS if k in properties), "openslide.mpp-x"),
     )
+
+
+def _levels(handle: openslide.OpenSlide) -> list[LevelSize]:
+    tiles = [_tile(handle.properties, level) or (0, 0) for level in range(handle.level_count)]
+    return [LevelSize(*size, *tile) for size, tile in zip(handle.level_dimensions, tiles, strict=True)]
 
 
 def _number(properties: Mapping[str, str], name: str) -> float | None:
@@ -183,7 +250,7 @@ def _bounds(properties: Mapping[str, str]) -> Box | None:
     return Box(x, y, x + width, y + height)
 
 
-def _tile(properties: Mapping[str, str]) -> tuple[int, int] | None:
-    width = _number(properties, "openslide.level[0].tile-width")
-    height = _number(properties, "openslide.level[0].tile-height")
+def _tile(properties: Mapping[str, str], level: int = 0) -> tuple[int, int] | None:
+    width = _number(properties, f"openslide.level[{level}].tile-width")
+    height = _number(properties, f"openslide.level[{level}].tile-height")
     return (int(width), int(height)) if width and height else None

@@ -35,6 +35,7 @@ class SlideInfo:
         icc: whether a colour profile is embedded.
         native_tile_px: width and height of the file's own tiles at level 0.
         stated_mpp: µm per px along x and y as the file has it, plausible or not; None if it does not say.
+        mpp_key: what in the file says `stated_mpp`: a tag's or a header field's name; None if it does not say.
     """
 
     slide_id: str
@@ -51,6 +52,7 @@ class SlideInfo:
     icc: bool = False
     native_tile_px: tuple[int, int] | None = None
     stated_mpp: tuple[float, float] | None = None
+    mpp_key: str | None = None
 
     def resolution(self) -> float:
         """Return µm per level-0 px.

@@ -4,6 +4,7 @@ Every format of that kind (TIFF, KFB, SDPC, DICOM) only has to say where its til
 putting together are here. The tiler copies from here too, tile by tile, without decoding.
 """
 
+import itertools
 import os
 import threading
 from collections.abc import Sequence
@@ -35,8 +36,9 @@ class TileLevel:
         lengths: (rows, columns) int64, bytes of each stream; 0 where the file has no such tile.
         colour: as the file declares it.
         tables: JPEG tables all tiles share (SOI … EOI), or nothing.
-        header: bytes that make a stream of what the file holds, put before it; an end marker is then put behind.
-            For files that cut one large JPEG at its restart markers.
+        header: for files that cut one large JPEG at its restart markers: what makes a stream of each part, put before
+            it; the restart marker that ends the part gives way to an end marker.
+        whole: tiles at the right and bottom edge are as large as the others; else they may end with the level.
     """
 
     width: int
@@ -48,6 +50,7 @@ class TileLevel:
     colour: Colour
     tables: bytes = b""
     header: bytes = b""
+    whole: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,11 +95,9 @@ class JpegTiles:
         length = int(table.lengths[row, column])
         if length == 0:
             return None
-        stream = os.pread(self._file, length, int(table.offsets[row, column]))
-        if len(stream) < length:
-            raise JpegFaultError("reaches beyond the end of the file")
+        stream = self._bytes(int(table.offsets[row, column]), length)
         if table.header:
-            stream = b"".join([table.header, stream, jpeg.EOI])
+            stream = table.header + _ended(stream, row * table.shape[1] + column, table.offsets.size)
         frame = jpeg.read_frame(stream)
         if not _fits(table, row, column, frame):
             raise JpegFaultError(f"declares {frame.width} x {frame.height} px")
@@ -145,31 +146,55 @@ class JpegTiles:
         """
         table = self._table(level)
         tw, th = table.tile_width // reduce, table.tile_height // reduce
-        rgb = np.full((height, width, 3), 255, dtype=np.uint8)
-        valid = np.zeros((height, width), dtype=np.bool_)
         x0, y0 = max(x, 0), max(y, 0)
         x1, y1 = min(x + width, -(-table.width // reduce)), min(y + height, -(-table.height // reduce))
-        for row in range(y0 // th, -(-y1 // th) if x1 > x0 else 0):
-            for column in range(x0 // tw, -(-x1 // tw) if y1 > y0 else 0):
-                try:
-                    pixels = self.decode(
-                        level, row, column, reduce=reduce, out=self._buffer(table) if reduce == 1 else None
-                    )
-                except JpegFaultError as error:
-                    raise JpegFaultError(f"tile {column}, {row} of level {level} {error}") from error
-                if pixels is None:
-                    continue
-                left, top = column * tw, row * th
-                a, b, c, d = max(left, x0), max(top, y0), min(left + tw, x1), min(top + th, y1)
-                rgb[b - y : d - y, a - x : c - x] = pixels[b - top : d - top, a - left : c - left]
+        rows = range(y0 // th, -(-y1 // th) if x1 > x0 else 0)
+        columns = range(x0 // tw, -(-x1 // tw) if y1 > y0 else 0)
+        complete = (x0, y0, x1, y1) == (x, y, x + width, y + height) and _all_present(table, rows, columns)
+        # White is laid only where something may be missing: a patch is 3 MB, and writing it twice shows.
+        rgb = np.empty((height, width, 3), np.uint8) if complete else np.full((height, width, 3), 255, np.uint8)
+        valid = None if complete else np.zeros((height, width), dtype=np.bool_)
+        for row, column in itertools.product(rows, columns):
+            pixels = self._part(level, row, column, reduce)
+            if pixels is None:
+                continue
+            left, top = column * tw, row * th
+            a, b, c, d = max(left, x0), max(top, y0), min(left + tw, x1), min(top + th, y1)
+            rgb[b - y : d - y, a - x : c - x] = pixels[b - top : d - top, a - left : c - left]
+            if valid is not None:
                 valid[b - y : d - y, a - x : c - x] = True
-        return rgb, None if bool(valid.all()) else valid
+        return rgb, valid
+
+    def lacks(self, level: int, x: int, y: int, width: int, height: int) -> bool:
+        """Whether the file has no data for some tile a rectangle of a level touches; level px."""
+        table = self._table(level)
+        rows = range(max(y, 0) // table.tile_height, max(-(-(y + height) // table.tile_height), 0))
+        columns = range(max(x, 0) // table.tile_width, max(-(-(x + width) // table.tile_width), 0))
+        return not _all_present(table, rows, columns)
 
     def close(self) -> None:
         """Give the file back; closing twice is allowed."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _part(self, level: int, row: int, column: int, reduce: int) -> _Image | None:
+        """A decoded tile, full size in this thread's buffer; a fault says which tile it is."""
+        buffer = self._buffer(self._table(level)) if reduce == 1 else None
+        try:
+            return self.decode(level, row, column, reduce=reduce, out=buffer)
+        except JpegFaultError as error:
+            raise JpegFaultError(f"tile {column}, {row} of level {level} {error}") from error
+
+    def _bytes(self, offset: int, length: int) -> bytes:
+        try:
+            stream = os.pread(self._file, length, offset)
+        # An offset no file can have, or a share that does not answer.
+        except (OSError, OverflowError, MemoryError) as error:
+            raise JpegFaultError(f"cannot be read: {error}") from error
+        if len(stream) < length:
+            raise JpegFaultError("reaches beyond the end of the file")
+        return stream
 
     def _table(self, level: int) -> TileLevel:
         table = self.levels[level]
@@ -189,10 +214,29 @@ class JpegTiles:
 
 
 def _fits(table: TileLevel, row: int, column: int, frame: jpeg.Frame) -> bool:
-    """Whether a frame has the size of its tile; at the right and bottom edge it may be cut to the level."""
-    wide = frame.width == table.tile_width or frame.width == table.width - column * table.tile_width
-    high = frame.height == table.tile_height or frame.height == table.height - row * table.tile_height
-    return wide and high
+    """Whether a frame has the size of its tile; at the right and bottom edge it may end with the level."""
+    wide, high = frame.width == table.tile_width, frame.height == table.tile_height
+    if table.whole:
+        return wide and high
+    wide = wide or frame.width == table.width - column * table.tile_width
+    return wide and (high or frame.height == table.height - row * table.tile_height)
+
+
+def _ended(part: bytes, number: int, count: int) -> bytes:
+    """What lies between two restart markers, ended like a stream.
+
+    The marker after it counts the parts, so an index that points astray is noticed.
+    """
+    if number == count - 1:
+        return part
+    if part[-2:] != bytes([0xFF, 0xD0 + number % 8]):
+        raise JpegFaultError("does not end at its restart marker")
+    return part[:-2] + jpeg.EOI
+
+
+def _all_present(table: TileLevel, rows: range, columns: range) -> bool:
+    lengths = table.lengths[rows.start : rows.stop, columns.start : columns.stop]
+    return bool(lengths.all())
 
 
 @runtime_checkable
