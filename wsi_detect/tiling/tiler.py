@@ -7,6 +7,7 @@ its own (size, checksum, columns). After a kill, journalled shards whose files s
 
 import logging
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -92,9 +93,14 @@ class SlideSource:
         return cls(info.path, given, info.mpp_source, info.slide_id, reader)
 
     def open(self) -> SlideReader:
-        """Open the slide."""
+        """Open the slide, which was let in before, whatever its size."""
         return open_slide(
-            self.path, mpp=self.mpp, mpp_source=self.mpp_source, slide_id=self.slide_id, reader=self.reader
+            self.path,
+            mpp=self.mpp,
+            mpp_source=self.mpp_source,
+            slide_id=self.slide_id,
+            max_pixels=sys.maxsize,
+            reader=self.reader,
         )
 
 
@@ -169,7 +175,8 @@ def _tile(slide: SlideReader, out: Path, config: TilingConfig, way: _Way) -> Non
         shutil.rmtree(out / JOURNAL, ignore_errors=True)
         _log.info("tile %s: nothing to do", name)
         return
-    _check_replaceable(slide, out, config, way.overwrite)
+    if not way.overwrite:
+        check_replaceable(out, key_of(slide.info, config))
     start = time.monotonic()
     plan = make_plan(slide, config)
     todo = _prepare(plan, out)
@@ -182,31 +189,41 @@ def _tile(slide: SlideReader, out: Path, config: TilingConfig, way: _Way) -> Non
     _log.info("tile %s: %d patches, %.1f s", name, len(plan.patch_ids), time.monotonic() - start)
 
 
-def _check_replaceable(slide: SlideReader, out: Path, config: TilingConfig, overwrite: bool) -> None:
-    """Refuse to touch a store, whole or begun, of anything else."""
+def key_at(out: Path) -> dict[str, Any] | None:
+    """Return what the store in a slide's folder, whole or begun, is made from, as `plan.key_of`; None without one."""
     for path in (out / STORE / ROOT, out / JOURNAL / _PLAN):
-        if overwrite or not path.exists():
-            continue
-        found = artifact.read_json(path)
-        key = found.get("attributes", found).get("key", {})
-        differing = _differences(key, key_of(slide.info, config))
-        if differing:
-            raise StaleArtifactError(
-                f"{out / STORE} was made, or begun, from something else: {'; '.join(differing)}. "
-                "Use --overwrite, or give another --out"
-            )
+        if path.exists():
+            found = artifact.read_json(path)
+            key: dict[str, Any] = found.get("attributes", found).get("key", {})
+            return key
+    return None
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Name what differs between two keys; of the configuration, each value."""
+def check_replaceable(out: Path, new: dict[str, Any]) -> None:
+    """Refuse to touch a store, whole or begun, of anything else.
+
+    Args:
+        out: folder of the slide.
+        new: what the store is to be made from, as `plan.key_of` has it, or part of that.
+
+    Raises:
+        StaleArtifactError: naming each thing that differs.
+    """
+    old = key_at(out)
+    if old is None:
+        return
     before, after = old.get("config", {}), new["config"]
-    named = [
-        f"tiling.{name} {before.get(name)!r} → {after[name]!r}" for name in after if before.get(name) != after[name]
-    ]
-    others = [
+    differing = [
         f"{name} {old.get(name)!r} → {new[name]!r}" for name in new if name != "config" and old.get(name) != new[name]
     ]
-    return others + named
+    differing += [
+        f"tiling.{name} {before.get(name)!r} → {after[name]!r}" for name in after if before.get(name) != after[name]
+    ]
+    if differing:
+        raise StaleArtifactError(
+            f"{out / STORE} was made, or begun, from something else: {'; '.join(differing)}. "
+            "Use --overwrite, or give another --out"
+        )
 
 
 def _prepare(plan: Plan, out: Path) -> list[int]:
