@@ -129,8 +129,12 @@ class OpenSlideReader:
         """Read a rectangle from the file's own tiles; None where only OpenSlide knows what belongs there."""
         step = self.info.level_downsamples[level]
         x, y = x_px / step, y_px / step
+        table = None if self.tiles is None else self.tiles.levels[level]
         # Between two px OpenSlide interpolates.
-        if self.tiles is None or self.tiles.levels[level] is None or not (x.is_integer() and y.is_integer()):
+        if self.tiles is None or table is None or not (x.is_integer() and y.is_integer()):
+            return None
+        # Strips as wide as the slide would be decoded again for each region beside the last; OpenSlide keeps them.
+        if table.header and table.tile_width > 2 * width:
             return None
         # A tile left out of a coarse level may be painted from a finer one; at the finest it is no data.
         if level > 0 and self.tiles.lacks(level, int(x), int(y), width, height):

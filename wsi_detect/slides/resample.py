@@ -3,14 +3,16 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from wsi_detect.errors import DamagedSlideError
+from wsi_detect.slides.jpeg import REDUCTIONS, JpegFaultError
 from wsi_detect.slides.reader import Pixels, SlideReader
+from wsi_detect.slides.tiles import JpegTiles, tiles_of
 
 #: Cubic with a support that grows with the reduction, so that nothing aliases.
 _FILTER = Image.Resampling.BICUBIC
@@ -83,6 +85,30 @@ class _Area:
                 yield (slice(y, y + h), slice(x, x + w)), part
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Source:
+    """Where px come from.
+
+    Attributes:
+        reader: the slide.
+        level: of its pyramid.
+        plane: of its focal planes.
+        tiles: its JPEG tiles, if px of this level and plane may come from there.
+        reduce: factor the decoder of the tiles shrinks the level by.
+    """
+
+    reader: SlideReader
+    level: int
+    plane: int
+    tiles: JpegTiles | None = None
+    reduce: int = 1
+
+    @property
+    def step(self) -> float:
+        """Slide px per px."""
+        return self.reader.info.level_downsamples[self.level] * self.reduce
+
+
 @dataclass(slots=True, eq=False)
 class _Canvas:
     """What is rendered so far. Areas are in slide px²."""
@@ -93,7 +119,9 @@ class _Canvas:
     unreadable: float = 0.0
 
 
-def read_at_mpp(reader: SlideReader, x_px: int, y_px: int, size_px: int, out_px: int) -> RegionPixels:
+def read_at_mpp(
+    reader: SlideReader, x_px: int, y_px: int, size_px: int, out_px: int, *, plane: int = 0
+) -> RegionPixels:
     """Read a square and render it at another size.
 
     A region that cannot be decoded is tried once more (the reader has opened the file anew), then tile by tile; what
@@ -105,13 +133,14 @@ def read_at_mpp(reader: SlideReader, x_px: int, y_px: int, size_px: int, out_px:
         y_px: top edge, slide px.
         size_px: side, slide px.
         out_px: side of the result, px.
+        plane: focal plane.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size below 1, or no such plane.
     """
     if size_px < 1 or out_px < 1:
         raise ValueError(f"a square has at least one pixel, got {size_px} slide px as {out_px} px")
-    canvas = _render(reader, _Area(x_px, y_px, size_px, size_px, out_px, out_px))
+    canvas = _render(reader, _Area(x_px, y_px, size_px, size_px, out_px, out_px), plane)
     across = min(x_px + size_px, reader.info.width_px) - max(x_px, 0)
     down = min(y_px + size_px, reader.info.height_px) - max(y_px, 0)
     # A slide smaller than a patch is its patch's whole content: if all of it is lost, nothing was examined.
@@ -129,7 +158,7 @@ def overview(reader: SlideReader, max_px: int) -> Overview:
     info = reader.info
     downsample = max(1.0, max(info.width_px, info.height_px) / max_px)
     width, height = (max(1, math.ceil(side / downsample - _EXACT)) for side in (info.width_px, info.height_px))
-    canvas = _render(reader, _Area(0, 0, width * downsample, height * downsample, width, height))
+    canvas = _render(reader, _Area(0, 0, width * downsample, height * downsample, width, height), 0)
     whole = float(info.width_px) * info.height_px
     return Overview(canvas.rgb, canvas.has_data, downsample, canvas.no_data / whole, canvas.unreadable / whole)
 
@@ -140,53 +169,88 @@ def thumbnail(reader: SlideReader, max_px: int) -> tuple[NDArray[np.uint8], floa
     return view.rgb, view.downsample
 
 
-def _render(reader: SlideReader, area: _Area) -> _Canvas:
-    level = _level_for(reader, area.width / area.out_width)
+def _render(reader: SlideReader, area: _Area, plane: int) -> _Canvas:
+    source = _source_for(reader, area.width / area.out_width, plane)
     shape = (area.out_height, area.out_width)
     canvas = _Canvas(np.full((*shape, 3), 255, dtype=np.uint8), np.zeros(shape, dtype=np.bool_))
-    for window, part in area.parts(reader.info.level_downsamples[level]):
+    for window, part in area.parts(source.step):
         beyond = part.x >= reader.info.width_px or part.y >= reader.info.height_px
         if not beyond and part.x + part.width > 0 and part.y + part.height > 0:
-            _render_part(reader, level, part, window, canvas)
+            _render_part(source, part, window, canvas)
     return canvas
 
 
-def _render_part(reader: SlideReader, level: int, area: _Area, window: tuple[slice, slice], canvas: _Canvas) -> None:
+def _source_for(reader: SlideReader, downsample: float, plane: int) -> _Source:
+    """Choose the level, and how much of the remaining reduction the JPEG decoder can do, which is faster by far."""
+    level = _level_for(reader, downsample)
+    tiles = tiles_of(reader) if plane == 0 else None
+    table = None if tiles is None else tiles.levels[level]
+    if table is None:
+        return _Source(reader, level, plane)
+    left = downsample / reader.info.level_downsamples[level] * _LEVEL_TOLERANCE
+    sides = math.gcd(table.tile_width, table.tile_height)
+    reduce = max(factor for factor in REDUCTIONS if factor == 1 or (factor <= left and sides % factor == 0))
+    return _Source(reader, level, plane, tiles, reduce)
+
+
+def _render_part(source: _Source, area: _Area, window: tuple[slice, slice], canvas: _Canvas) -> None:
     """Read one area with a rim for the filter, so that neighbouring areas agree where they meet, and rescale it."""
-    step = reader.info.level_downsamples[level]
+    step = source.step
     scale_x, scale_y = area.width / area.out_width / step, area.height / area.out_height / step
     x0, x1, y0, y1 = (v / step for v in (area.x, area.x + area.width, area.y, area.y + area.height))
     plain = all(abs(v - round(v)) < _EXACT for v in (x0, y0)) and max(abs(scale_x - 1), abs(scale_y - 1)) < _EXACT
     rim = 0 if plain else math.ceil(_SUPPORT * max(scale_x, scale_y, 1.0)) + 1
-    left, top = round((math.floor(x0 + _EXACT) - rim) * step), round((math.floor(y0 + _EXACT) - rim) * step)
-    width = math.ceil(x1 - left / step - _EXACT) + rim
-    height = math.ceil(y1 - top / step - _EXACT) + rim
-    (rgb, valid), broken = _read(reader, left, top, level, (width, height))
+    left, top = float(math.floor(x0 + _EXACT) - rim), float(math.floor(y0 + _EXACT) - rim)
+    if source.tiles is None:
+        # A reader is asked by slide px, which may lie between two px of its level.
+        left, top = round(left * step) / step, round(top * step) / step
+    width, height = math.ceil(x1 - left - _EXACT) + rim, math.ceil(y1 - top - _EXACT) + rim
+    if source.tiles is None:
+        (rgb, valid), broken = _read(source, round(left * step), round(top * step), (width, height))
+    else:
+        pixels = _decode(source, source.tiles, (int(left), int(top), width, height))
+        if pixels is None:
+            _render_part(replace(source, tiles=None, reduce=1), area, window, canvas)
+            return
+        (rgb, valid), broken = pixels, None
     if not plain:
-        box = (x0 - left / step, y0 - top / step, x1 - left / step, y1 - top / step)
+        box = (x0 - left, y0 - top, x1 - left, y1 - top)
         rgb = np.array(Image.fromarray(rgb).resize((area.out_width, area.out_height), _FILTER, box=box))
     canvas.rgb[window] = rgb
     canvas.has_data[window] = True
     if valid is not None or broken is not None:
-        _account(reader, level, area, (left, top), (valid, broken), window, canvas)
+        _account(source, area, (left * step, top * step), (valid, broken), window, canvas)
+
+
+def _decode(source: _Source, tiles: JpegTiles, place: tuple[int, int, int, int]) -> Pixels | None:
+    """Read a rectangle of the reduced level from the tiles; None where only the reader knows what is there."""
+    x, y, width, height = place
+    factor = source.reduce
+    # What a file leaves out of a coarse level, its reader may take from a finer one.
+    if source.level > 0 and tiles.lacks(source.level, x * factor, y * factor, width * factor, height * factor):
+        return None
+    try:
+        return tiles.read(source.level, x, y, width, height, reduce=factor)
+    except JpegFaultError:
+        return None
 
 
 def _account(
-    reader: SlideReader,
-    level: int,
+    source: _Source,
     area: _Area,
-    origin: tuple[int, int],
+    origin: tuple[float, float],
     masks: tuple[_Mask | None, _Mask | None],
     window: tuple[slice, slice],
     canvas: _Canvas,
 ) -> None:
-    """Enter what an area lacks: `masks` say where it is valid and where broken, level px from `origin` (slide px)."""
+    """Enter what an area lacks: `masks` say where it is valid and where broken, px of the source from `origin`."""
     valid, broken = masks
     shape = next(mask.shape for mask in masks if mask is not None)
     bad = np.zeros(shape, dtype=np.bool_) if broken is None else broken
-    step, info = reader.info.level_downsamples[level], reader.info
-    across = _shares(origin[0], step, shape[1], (area.x, area.x + area.width), info.width_px)
-    down = _shares(origin[1], step, shape[0], (area.y, area.y + area.height), info.height_px)
+    step, info = source.step, source.reader.info
+    grid = step, info.level_downsamples[source.level]
+    across = _shares(origin[0], grid, shape[1], (area.x, area.x + area.width), info.width_px)
+    down = _shares(origin[1], grid, shape[0], (area.y, area.y + area.height), info.height_px)
     missing = np.zeros(shape, dtype=np.bool_) if valid is None else ~valid & ~bad
     canvas.no_data += float(down @ missing @ across)
     canvas.unreadable += float(down @ bad @ across)
@@ -200,16 +264,20 @@ def _account(
     canvas.has_data[window] = ~(missing | bad)[np.ix_(y, x)]
 
 
-def _shares(origin: float, step: float, count: int, span: tuple[float, float], length: int) -> NDArray[np.float64]:
-    """Length of each of `count` level px that lies in a span and on the slide, slide px: (count,).
+def _shares(
+    origin: float, grid: tuple[float, float], count: int, span: tuple[float, float], length: int
+) -> NDArray[np.float64]:
+    """Length of each of `count` px that lies in a span and on the slide, slide px: (count,).
 
     The last px of a coarse level lies on the slide only in part, and some writers drop it: it counts for nothing.
+    `grid` is the step from px to px, and that of the level they were made from, slide px.
     """
+    step, coarse = grid
     edges = origin + np.arange(count + 1) * step
     low, high = max(span[0], 0.0), min(span[1], length)
     shares = np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0.0, None)
-    if step > 1:
-        end = (math.floor(length / step + _EXACT) - 1) * step
+    if coarse > 1:
+        end = (math.floor(length / coarse + _EXACT) - 1) * coarse
         shares[(edges[:-1] < -_EXACT) | (edges[1:] > end + _EXACT)] = 0.0
     return np.asarray(shares)
 
@@ -221,22 +289,20 @@ def _level_for(reader: SlideReader, downsample: float) -> int:
     return max(fine, key=lambda level: steps[level], default=0)
 
 
-def _read(reader: SlideReader, x_px: int, y_px: int, level: int, size: tuple[int, int]) -> tuple[Pixels, _Mask | None]:
+def _read(source: _Source, x_px: int, y_px: int, size: tuple[int, int]) -> tuple[Pixels, _Mask | None]:
     """Pixels and validity of a rectangle, and where it could not be decoded (height, width; None: all was)."""
-    width, height = size
     for _ in range(2):
         try:
-            return reader.read_region(x_px, y_px, level, width, height), None
+            return source.reader.read_region(x_px, y_px, source.level, *size, plane=source.plane), None
         except DamagedSlideError:
             continue
-    return _salvage(reader, x_px, y_px, level, size)
+    return _salvage(source, x_px, y_px, size)
 
 
-def _salvage(reader: SlideReader, x_px: int, y_px: int, level: int, size: tuple[int, int]) -> tuple[Pixels, _Mask]:
+def _salvage(source: _Source, x_px: int, y_px: int, size: tuple[int, int]) -> tuple[Pixels, _Mask]:
     """Read a rectangle tile by tile, leaving white what fails."""
     width, height = size
-    step = reader.info.level_downsamples[level]
-    tile = reader.info.native_tile_px or (_BLOCK, _BLOCK)
+    step, tile = source.step, _tile_of(source)
     rgb = np.full((height, width, 3), 255, dtype=np.uint8)
     valid = np.zeros((height, width), dtype=np.bool_)
     broken = np.zeros((height, width), dtype=np.bool_)
@@ -245,7 +311,9 @@ def _salvage(reader: SlideReader, x_px: int, y_px: int, level: int, size: tuple[
             window = (slice(y0, y1), slice(x0, x1))
             corner = (x_px + round(x0 * step), y_px + round(y0 * step))
             try:
-                rgb[window], part = reader.read_region(*corner, level, x1 - x0, y1 - y0)
+                rgb[window], part = source.reader.read_region(
+                    *corner, source.level, x1 - x0, y1 - y0, plane=source.plane
+                )
             except DamagedSlideError:
                 broken[window] = True
                 continue
@@ -253,12 +321,21 @@ def _salvage(reader: SlideReader, x_px: int, y_px: int, level: int, size: tuple[
     return (rgb, valid), broken
 
 
-def _cuts(start: float, length: int, tile: int) -> list[tuple[int, int]]:
+def _tile_of(source: _Source) -> tuple[int, int]:
+    """Width and height of the blocks to save a region by, px of the level."""
+    tiles = tiles_of(source.reader)
+    table = None if tiles is None else tiles.levels[source.level]
+    if table is not None:
+        return table.tile_width, table.tile_height
+    width, height = source.reader.info.native_tile_px or (_BLOCK, _BLOCK)
+    return width if width in _USEFUL_TILE else _BLOCK, height if height in _USEFUL_TILE else _BLOCK
+
+
+def _cuts(start: float, length: int, side: int) -> list[tuple[int, int]]:
     """Cut `length` level px that begin at `start` where the file's tiles meet, so that a bad tile costs only itself.
 
     Where a seam falls between two px, the px around it are cut out: they need both tiles.
     """
-    side = tile if tile in _USEFUL_TILE else _BLOCK
     edges = {0, length}
     for seam in range(math.floor(start / side) * side, math.ceil(start + length) + side, side):
         place = seam - start
