@@ -61,6 +61,10 @@ class Frame:
     data: int
 
 
+#: The headers read last. Tiles of a slide mostly begin alike, and taking them apart costs as much as reading a tile.
+_last: list[tuple[bytes, Frame]] = [(b"\0", Frame(0, 0, 1, b"", False, None, 0, 0))]
+
+
 def read_frame(stream: bytes) -> Frame:
     """Read the headers of a whole tile stream; no pixel is decoded.
 
@@ -72,6 +76,14 @@ def read_frame(stream: bytes) -> Frame:
     # Some writers pad the tile with zeros, which is harmless; data cut short is not.
     if stream[-2:] != EOI and stream.rstrip(b"\0")[-2:] != EOI:
         raise JpegFaultError("has no end marker")
+    head, frame = _last[0]
+    if not stream.startswith(head):
+        frame = _parse(stream)
+        _last[0] = (stream[: frame.data], frame)
+    return frame
+
+
+def _parse(stream: bytes) -> Frame:
     place, jfif, adobe, frame = 2, False, None, None
     while True:
         marker, length = _segment(stream, place)

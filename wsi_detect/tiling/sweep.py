@@ -200,8 +200,7 @@ class _TileCache:
 
 
 def needed(table: TileLevel, x: int, y: int, side: int) -> tuple[range, range]:
-    """Rows and columns of the tiles that hold a square of a level (level px); only those that exist."""
-    rows, columns = table.shape
-    down = range(max(y, 0) // table.tile_height, min(-(-(y + side) // table.tile_height), rows))
-    across = range(max(x, 0) // table.tile_width, min(-(-(x + side) // table.tile_width), columns))
+    """Rows and columns of the tiles that hold a square of a level (level px); only those on the level."""
+    down = range(max(y, 0) // table.tile_height, -(-min(y + side, table.height) // table.tile_height))
+    across = range(max(x, 0) // table.tile_width, -(-min(x + side, table.width) // table.tile_width))
     return down, across
