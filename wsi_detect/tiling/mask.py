@@ -4,6 +4,7 @@ The mask only saves work, so every choice leans to the side of keeping: one pale
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -65,13 +66,15 @@ class CellMask:
         mask: (h, w) bool, one entry per `downsample` x `downsample` slide px.
         downsample: slide px per mask px.
         circle: the deposit circle outside which stain was left out, if one was found.
-        left_out_px: stained area left out because it lies outside the circle, slide px².
+        left_out: stained area left out, slide px², by reason.
+        ground: colour of the clean glass, RGB.
     """
 
     mask: Mask
     downsample: float
     circle: Circle | None = None
-    left_out_px: float = 0.0
+    left_out: Mapping[str, float] = field(default_factory=dict)
+    ground: tuple[float, float, float] = (255.0, 255.0, 255.0)
     _sums: NDArray[np.uint32] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -80,6 +83,11 @@ class CellMask:
     def area_px(self) -> float:
         """Area of the mask, slide px²."""
         return float(self.mask.sum()) * self.downsample**2
+
+    @property
+    def left_out_px(self) -> float:
+        """Stained area left out for whatever reason, slide px²."""
+        return sum(self.left_out.values())
 
     def coverage(self, boxes: NDArray[np.floating]) -> NDArray[np.float32]:
         """Fraction of each box inside the mask: boxes (N, 4) xyxy slide px → (N,) float32 in [0, 1]."""
@@ -126,20 +134,21 @@ def find_cells(reader: SlideReader, config: MaskConfig | None = None) -> CellMas
     side = min(config.max_px, max(64, math.ceil(longest * mpp / config.um_per_px)), longest)
     watch = _Watch(reader)
     rgb, downsample = thumbnail(watch, side)
-    stained = stain_mask(rgb, config.stain_threshold)
+    ground = clean_ground(rgb)
+    stained = stain_mask(rgb, ground, config.stain_threshold)
     um = downsample * mpp
     circle = None if config.preparation == "smear" else deposit_circle(stained, um)
-    left_out = 0.0
+    left_out = {}
     if circle is not None:
         outside = stained & ~_disc(stained.shape, circle, 1 + config.circle_margin)
-        left_out = float(outside.sum()) * downsample**2
+        left_out["outside_deposit"] = float(outside.sum()) * downsample**2
         stained &= ~outside
         circle = Circle(circle.x_px * downsample, circle.y_px * downsample, circle.radius_px * downsample)
     mask = grow(stained, math.ceil(config.margin_um / um))
     for x0, y0, x1, y1 in watch.leaves():
         rows = slice(max(0, math.floor(y0 / downsample)), max(0, math.ceil(y1 / downsample)))
         mask[rows, max(0, math.floor(x0 / downsample)) : max(0, math.ceil(x1 / downsample))] = True
-    return CellMask(mask, downsample, circle, left_out)
+    return CellMask(mask, downsample, circle, left_out, ground)
 
 
 class _Watch:
@@ -189,19 +198,24 @@ def _holds(outer: Box, inner: Box) -> bool:
     )
 
 
-def stain_mask(rgb: NDArray[np.uint8], threshold: float) -> Mask:
-    """Pixels darker than the clean ground by an optical density of `threshold` in any channel: (h, w, 3) → (h, w).
+def clean_ground(rgb: NDArray[np.uint8]) -> tuple[float, float, float]:
+    """Colour of the clean glass of a thumbnail: the bright end of what is not pure white.
 
-    The ground is the bright end of what is not pure white: areas without data are white and say nothing about it.
-    Where a slide shows no clean ground at all, its brightest cytoplasm is taken for it, and nuclei still stand out.
+    Areas without data are white and say nothing about it; where all is white, so is the ground. Where a slide shows
+    no clean ground at all, its brightest cytoplasm is taken for it, and nuclei still stand out.
     """
     known = (rgb < 255).any(axis=2)
     if not known.any():
-        return np.zeros(rgb.shape[:2], dtype=np.bool_)
-    ground = np.array([_quantile(rgb[..., channel][known], 0.99) for channel in range(3)])
+        return (255.0, 255.0, 255.0)
+    red, green, blue = (float(_quantile(rgb[..., channel][known], 0.99)) for channel in range(3))
+    return (red, green, blue)
+
+
+def stain_mask(rgb: NDArray[np.uint8], ground: tuple[float, float, float], threshold: float) -> Mask:
+    """Pixels darker than the ground by an optical density of `threshold` in any channel: (h, w, 3) → (h, w)."""
     # OD > t is the same as value < ground * 10^-t, without a logarithm per pixel.
-    limit = ground * 10.0**-threshold
-    return np.asarray((rgb < limit).any(axis=2))
+    limit = np.array(ground) * 10.0**-threshold
+    return np.asarray((rgb < limit).any(axis=2) & (rgb < 255).any(axis=2))
 
 
 def deposit_circle(stained: Mask, um_per_px: float) -> Circle | None:

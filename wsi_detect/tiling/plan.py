@@ -138,7 +138,8 @@ class Plan:
         circle = self.cells.circle
         mask = {
             "area_px": self.cells.area_px(),
-            "left_out_px": self.cells.left_out_px,
+            "left_out": dict(self.cells.left_out),
+            "ground": list(self.cells.ground),
             "circle_px": None if circle is None else [circle.x_px, circle.y_px, circle.radius_px],
         }
         return {
