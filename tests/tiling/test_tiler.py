@@ -16,10 +16,11 @@ from memory_slides import GROUND, MemorySlide, Painted, painted, write_slide
 from wsi_detect.errors import ConfigError, MissingArtifactError, MissingResolutionError, StaleArtifactError
 from wsi_detect.slides import open_slide
 from wsi_detect.tiling import codec
+from wsi_detect.tiling.journal import JOURNAL, STORE
 from wsi_detect.tiling.mask import MaskConfig
 from wsi_detect.tiling.patch_store import PatchStore, shard_path
 from wsi_detect.tiling.plan import TilingConfig, lay_out
-from wsi_detect.tiling.tiler import JOURNAL, STORE, Progress, is_tiled, tile_slide
+from wsi_detect.tiling.tiler import Progress, is_tiled, tile_slide
 
 CONFIG = TilingConfig(patch_px=256, overlap_px=64, shard_patches=4, codec="jpeg")
 

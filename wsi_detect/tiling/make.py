@@ -12,17 +12,11 @@ from wsi_detect.tiling.blank import BlankTiles, find_blank
 from wsi_detect.tiling.chunk import crc32c, encode_chunk
 from wsi_detect.tiling.patch_store import PIXEL_COLUMNS
 from wsi_detect.tiling.plan import Plan
-from wsi_detect.tiling import quality as _q
+from wsi_detect.tiling.quality import QUALITY_COLUMNS, SAMPLE_PX, measure, sample_boxes
 from wsi_detect.tiling.sweep import TileSweep
 from wsi_detect.tiling.verbatim import TileCopier
 
 _Image = NDArray[np.uint8]
-if hasattr(_q, "sample_boxes"):
-    from wsi_detect.tiling.quality import QUALITY_COLUMNS, SAMPLE_PX, measure, sample_boxes
-else:  # PROVISIONAL
-    QUALITY_COLUMNS, SAMPLE_PX = ("focus", "stain", "crowding"), 256
-    def sample_boxes(cells, origins, a, b): return np.tile(np.array([[0, 0], [-1, -1], [-1, -1], [-1, -1]]), (len(origins), 1, 1))
-    def measure(samples, ground): return _q.measure(samples[0])
 
 
 def with_checksum(content: bytes) -> bytes:
@@ -31,7 +25,7 @@ def with_checksum(content: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class MadePatch:
-    """One patch, as it goes to disk: its chunk, and a number (None: unknown) for each of `patch_store.PIXEL_COLUMNS`."""
+    """One patch, ready for the disk: its chunk, and a number (None: unknown) for each of `PIXEL_COLUMNS`."""
 
     chunk: bytes
     values: dict[str, float | None]
@@ -103,7 +97,7 @@ class PatchMaker:
     def _quality(self, samples: list[_Image]) -> dict[str, float | None]:
         if not samples:
             return dict.fromkeys(QUALITY_COLUMNS)
-        found = astuple(measure(samples, getattr(self._plan.cells, 'ground', None)))
+        found = astuple(measure(samples, self._plan.cells.ground))
         return {name: value if np.isfinite(value) else None for name, value in zip(QUALITY_COLUMNS, found, strict=True)}
 
 

@@ -98,7 +98,7 @@ class TileSweep:
             return self._tiles.read(i, out)
         x, y = (int(value) for value in self._origins[i])
         plane = plane_of(self._slide, self._choice, x, y, self._size.slide_px)
-        region = read_at_mpp(self._slide, x, y, self._size.slide_px, self._size.patch_px, **({"plane": plane} if plane else {}))
+        region = read_at_mpp(self._slide, x, y, self._size.slide_px, self._size.patch_px, plane=plane)
         if out is not None:
             out[...] = region.rgb
         return SweptPatch(region.rgb if out is None else out, region.no_data, region.unreadable, 0.0, plane)

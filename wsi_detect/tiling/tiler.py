@@ -1,8 +1,7 @@
 """The stage tile: a slide cut into a patch store, shard by shard, by one or several threads.
 
-Each shard is a pure function of (slide, plan, shard number), committed by a rename and then entered in a journal of
-its own (size, checksum, columns). After a kill, journalled shards whose files still match are kept. The group's
-`zarr.json` is written last: until then there is no store.
+Each shard is a pure function of slide, plan and shard number, so that a run may be stopped at any moment and taken up
+again (`journal.py`), or one shard made anew (`repair.py`).
 """
 
 import logging
@@ -10,40 +9,28 @@ import shutil
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from wsi_detect import artifact
-from wsi_detect.errors import ArtifactError, StaleArtifactError
+from wsi_detect.errors import ArtifactError
 from wsi_detect.slides import open_slide
 from wsi_detect.slides.reader import SlideFormat, SlideReader
 from wsi_detect.tiling import shard
+from wsi_detect.tiling.blank import BlankTiles
+from wsi_detect.tiling.journal import JOURNAL, STORE, Columns, check_replaceable, commit, finish, prepare
 from wsi_detect.tiling.make import MadePatch, PatchMaker, blank_tiles
-from wsi_detect.tiling.patch_store import (
-    PIXEL_COLUMNS,
-    ROOT,
-    PatchStore,
-    check_size,
-    digest_of,
-    read_attributes,
-    shard_path,
-)
+from wsi_detect.tiling.patch_store import PIXEL_COLUMNS, PatchStore, read_attributes
 from wsi_detect.tiling.plan import Plan, TilingConfig, key_of, make_plan
 
-STORE = "patches.zarr"
-JOURNAL = "patches.journal"
-_PLAN = "plan.json"
 #: Rows of patches a thread takes at a time, if there are enough: at the seams between threads tiles are decoded twice.
 _SPAN_ROWS = 3
 
 #: A slide format of one's own, or a class called with path and id, where several threads open the slide.
 SlideOpener = SlideFormat | Callable[[Path, str], SlideReader]
-Columns = dict[str, list[float | None]]
 
 _log = logging.getLogger(__name__)
 
@@ -179,88 +166,14 @@ def _tile(slide: SlideReader, out: Path, config: TilingConfig, way: _Way) -> Non
         check_replaceable(out, key_of(slide.info, config))
     start = time.monotonic()
     plan = make_plan(slide, config)
-    todo = _prepare(plan, out)
+    todo = prepare(plan, out)
     total = 0 if plan.codec == "none" else len(plan.shards)
     if todo and len(todo) < total:
         _log.info("tile %s: resuming, %d of %d shards kept", name, total - len(todo), total)
     if todo:
         _Run(plan, out, todo, way).make(slide)
-    _finish(plan, out)
+    finish(plan, out)
     _log.info("tile %s: %d patches, %.1f s", name, len(plan.patch_ids), time.monotonic() - start)
-
-
-def key_at(out: Path) -> dict[str, Any] | None:
-    """Return what the store in a slide's folder, whole or begun, is made from, as `plan.key_of`; None without one."""
-    for path in (out / STORE / ROOT, out / JOURNAL / _PLAN):
-        if path.exists():
-            found = artifact.read_json(path)
-            key: dict[str, Any] = found.get("attributes", found).get("key", {})
-            return key
-    return None
-
-
-def check_replaceable(out: Path, new: dict[str, Any]) -> None:
-    """Refuse to touch a store, whole or begun, of anything else.
-
-    Args:
-        out: folder of the slide.
-        new: what the store is to be made from, as `plan.key_of` has it, or part of that.
-
-    Raises:
-        StaleArtifactError: naming each thing that differs.
-    """
-    old = key_at(out)
-    if old is None:
-        return
-    before, after = old.get("config", {}), new["config"]
-    differing = [
-        f"{name} {old.get(name)!r} → {new[name]!r}" for name in new if name != "config" and old.get(name) != new[name]
-    ]
-    differing += [
-        f"tiling.{name} {before.get(name)!r} → {after[name]!r}" for name in after if before.get(name) != after[name]
-    ]
-    if differing:
-        raise StaleArtifactError(
-            f"{out / STORE} was made, or begun, from something else: {'; '.join(differing)}. "
-            "Use --overwrite, or give another --out"
-        )
-
-
-def _prepare(plan: Plan, out: Path) -> list[int]:
-    """Make the folders fit the plan, and return the numbers of the shards that are left to do."""
-    store, journal = out / STORE, out / JOURNAL
-    unfinished = (journal / _PLAN).exists() and artifact.read_json(journal / _PLAN).get("key") == plan.key
-    # A finished store of something else, or a damaged one, must not look finished while it is being replaced.
-    (store / ROOT).unlink(missing_ok=True)
-    if not unfinished:
-        for folder in (journal, store):
-            shutil.rmtree(folder, ignore_errors=True)
-        artifact.write_json(journal / _PLAN, {"key": plan.key})
-    for folder in (journal, store):
-        artifact.sweep(folder)
-    if plan.codec == "none":
-        return []
-    metadata = shard.images_metadata(len(plan.patch_ids), plan.config.patch_px, plan.shard_patches, plan.codec)
-    artifact.write_json(store / "images" / ROOT, metadata)
-    return [number for number in range(len(plan.shards)) if not _is_kept(out, number)]
-
-
-def _journal_path(out: Path, number: int) -> Path:
-    return out / JOURNAL / f"{number:05d}.json"
-
-
-def _is_kept(out: Path, number: int) -> bool:
-    """Whether a shard was journalled and its file is still what was written."""
-    path = _journal_path(out, number)
-    if not path.exists():
-        return False
-    entry = artifact.read_json(path)
-    try:
-        check_size(shard_path(out / STORE, number), entry["size"], f"shard {number + 1}")
-    except ArtifactError as error:
-        _log.warning("tile: made again: %s", error)
-        return False
-    return bool(digest_of(shard_path(out / STORE, number).read_bytes()) == entry["sha256"])
 
 
 class _Run:
@@ -268,7 +181,7 @@ class _Run:
 
     def __init__(self, plan: Plan, out: Path, todo: Sequence[int], way: _Way) -> None:
         self._plan, self._out, self._way = plan, out, way
-        self._spans = _spans(plan, todo, way.threads)
+        self._spans = deque(_spans(plan, todo, way.threads))
         self._kept = len(plan.patch_ids) - sum(len(span) for span in self._spans)
         self._made = 0
         self._open: dict[int, dict[int, MadePatch]] = {}
@@ -278,25 +191,36 @@ class _Run:
     def make(self, slide: SlideReader) -> None:
         """Make them all."""
         blank = blank_tiles(self._plan, slide)
-        if self._way.threads <= 1:
-            for span in self._spans:
-                self._make_span(PatchMaker(self._plan, slide, blank), span)
+        threads = min(self._way.threads, len(self._spans))
+        if threads <= 1:
+            self._work(nullcontext(slide), blank)
             return
         source = SlideSource.of(slide, self._way.reader)
-
-        def work(span: range) -> None:
-            with source.open() as own:
-                self._make_span(PatchMaker(self._plan, own, blank), span)
-
-        with ThreadPoolExecutor(self._way.threads, thread_name_prefix="tile") as pool:
+        with ThreadPoolExecutor(threads, thread_name_prefix="tile") as pool:
             try:
-                for result in [pool.submit(work, span) for span in self._spans]:
+                # The slide that is open serves the first thread; each of the others opens its own.
+                first = pool.submit(self._work, nullcontext(slide), blank)
+                others = [pool.submit(self._work, source.open(), blank) for _ in range(threads - 1)]
+                for result in (first, *others):
                     result.result()
-            except BaseException:
-                # The first error, or an interrupt, ends the other threads at their next patch.
+            finally:
+                # After an error, or an interrupt, the other threads end at their next patch.
                 self._stop.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, lent: AbstractContextManager[SlideReader], blank: BlankTiles | None) -> None:
+        """Make one span after the other until none is left."""
+        with lent as slide:
+            maker = PatchMaker(self._plan, slide, blank)
+            try:
+                while (span := self._next()) is not None and not self._stop.is_set():
+                    self._make_span(maker, span)
+            except BaseException:
+                self._stop.set()
                 raise
+
+    def _next(self) -> range | None:
+        with self._lock:
+            return self._spans.popleft() if self._spans else None
 
     def _make_span(self, maker: PatchMaker, span: range) -> None:
         for row, patch in zip(span, maker.make(span), strict=True):
@@ -319,7 +243,7 @@ class _Run:
                 total = len(self._plan.patch_ids)
                 self._way.on_progress(Progress(done, total, self._made, self._plan.config.patch_px))
         if complete:
-            _commit(self._plan, self._out, number, [parts[place] for place in sorted(parts)])
+            commit(self._plan, self._out, number, *_packed(self._plan, [parts[place] for place in sorted(parts)]))
 
 
 def _spans(plan: Plan, todo: Sequence[int], threads: int) -> list[range]:
@@ -336,31 +260,3 @@ def _spans(plan: Plan, todo: Sequence[int], threads: int) -> list[range]:
     least = _SPAN_ROWS * plan.grid.shape[1]
     size = max(-(-total // (threads * max(1, total // (threads * least)))), 1)
     return [run[start : start + size] for run in runs for start in range(0, len(run), size)]
-
-
-def _commit(plan: Plan, out: Path, number: int, made: Sequence[MadePatch]) -> None:
-    content, columns = _packed(plan, made)
-    artifact.write_bytes(shard_path(out / STORE, number), content)
-    entry = {"size": len(content), "sha256": digest_of(content), "columns": columns}
-    artifact.write_json(_journal_path(out, number), entry)
-    _log.debug("tile %s: shard %d of %d", plan.info.slide_id, number + 1, len(plan.shards))
-
-
-def _finish(plan: Plan, out: Path) -> None:
-    """Write the columns, then the group's metadata, which makes the store exist."""
-    store = out / STORE
-    rows = len(plan.patch_ids)
-    pixel = {name: np.full(rows, np.nan, dtype=np.float32) for name in PIXEL_COLUMNS}
-    shards = []
-    if plan.codec != "none":
-        for number, run in enumerate(plan.shards):
-            entry = artifact.read_json(_journal_path(out, number))
-            shards.append({"size": entry["size"], "sha256": entry["sha256"]})
-            for name in PIXEL_COLUMNS:
-                pixel[name][run.start : run.stop] = np.array(entry["columns"][name], dtype=np.float32)
-    shard.write_column(store / "patch_id", plan.patch_ids)
-    shard.write_column(store / "origin_px", plan.origins)
-    for name, values in {"coverage": plan.coverage, **pixel}.items():
-        shard.write_column(store / name, values)
-    artifact.write_json(store / ROOT, shard.group_metadata(plan.attributes(shards)))
-    shutil.rmtree(out / JOURNAL)
