@@ -26,6 +26,7 @@ class MemoryStore:
     patch_px: int = 100
     mpp: float = 0.5
     index_only: bool = False
+    windows: list = field(default_factory=list)
     grid: TileGrid = field(init=False)
 
     def __post_init__(self):
@@ -38,10 +39,16 @@ class MemoryStore:
         x, y = self.grid.origins()[i]
         return PatchFrame(float(x), float(y), 1.0)
 
-    def read(self, i):
+    def read(self, i, window=None, out=None):
         rgb = np.random.default_rng([self.seed, i]).integers(0, 256, (self.patch_px, self.patch_px, 3), np.uint8)
         rgb[:20, :30] = 0
-        return Pixels(rgb)
+        if window is None:
+            return Pixels(rgb)
+        self.windows.append((i, window))
+        x0, y0, x1, y1 = window
+        assert 0 <= x0 < x1 <= self.patch_px and 0 <= y0 < y1 <= self.patch_px  # noqa: PT018
+        out[:] = rgb[y0:y1, x0:x1]
+        return Pixels(out)
 
 
 def write_rows(path, rows):

@@ -115,6 +115,25 @@ def test_loading_takes_nothing_from_the_global_stream(dataset):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_only_the_window_of_a_sample_is_read(dataset):
+    store = dataset._given["A"]
+    store.windows.clear()
+    for position in range(50):
+        dataset[Draw(0, 0, position)]
+    sides = {(x1 - x0, y1 - y0) for _, (x0, y0, x1, y1) in store.windows}
+    assert len(store.windows) == 50
+    # 64 px at a zoom of 0.8 to 1.25.
+    assert all(width == height and 51 <= width <= 80 for width, height in sides)
+    assert len({window for _, window in store.windows}) > 25
+
+
+def test_samples_do_not_share_memory_with_the_buffer_they_were_read_into(dataset):
+    first, _ = dataset[Draw(0, 0, 0)]
+    kept = first.clone()
+    dataset[Draw(1, 0, 1)]
+    assert torch.equal(first, kept)
+
+
 def test_validation_goes_in_order_and_keeps_the_last_batch(dataset):
     plain = PatchDataset(dataset.index, "train", stores=dataset._given)
     batches = list(make_loader(plain, 5))

@@ -1,5 +1,8 @@
 """Augmentation: one random window of a patch, turned, flipped, coloured. The only file that knows albumentations.
 
+The window is drawn before a pixel is read, so that a store decodes no more than it needs. Geometry is done here and
+colour in `colour.py`, each in one pass over the picture; blur and compression are the library's.
+
 A sample's randomness comes from one seed, made of the run's seed, the epoch and the place in the epoch
 (`sample_seed`). It does not depend on which worker process makes the sample, so workers do not repeat each other
 and a resumed run sees what an undisturbed one would have seen.
@@ -9,6 +12,7 @@ import importlib.metadata
 import math
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -16,14 +20,27 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_detect.data.colour import ColourRange, draw, recoloured
 from wsi_detect.data.targets import MIN_VISIBLE, PatchTargets, cut_to_window
 from wsi_detect.errors import ConfigError, EnvironmentFaultError, MissingExtraError
 from wsi_detect.geometry import Box
 
 Image = NDArray[np.uint8]
 
+#: x0, y0, x1, y1 in whole px of a patch.
+Window = tuple[int, int, int, int]
+
+#: Gives the pixels (h, w, 3) of a window that lies inside the patch; the next call may use the array again.
+Read = Callable[[Window], Image]
+
 #: What lies beyond the edge of a patch is drawn as empty glass, as everywhere in this package.
 _GLASS = 255
+
+#: Share of the samples whose colours change, where a preset changes colours.
+_COLOURED = 0.8
+
+#: Shrinking further than this would skip pixels, so they are averaged, which takes five times as long.
+_SKIPS_PIXELS = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,33 +50,50 @@ class Preset:
     Attributes:
         turn: one of the eight flips and quarter turns, all equally likely.
         zoom: range of the magnification, drawn log-uniformly.
-        colour: brightness, contrast, saturation, hue: largest relative change (hue: of the circle); None for none.
+        colour: how far the colours of four samples in five are changed; None for not at all.
         blur: probability of a mild Gaussian blur (focus).
         jpeg: probability of a compression at quality 50 to 90.
     """
 
     turn: bool = False
     zoom: tuple[float, float] = (1.0, 1.0)
-    colour: tuple[float, float, float, float] | None = None
+    colour: ColourRange | None = None
     blur: float = 0.0
     jpeg: float = 0.0
 
 
-#: The menu. `cytology`: focus, stain and scanner vary between laboratories, the orientation of a cell means nothing.
+#: The menu. `cytology`: focus, colour and scanner vary between laboratories, the orientation of a cell means nothing.
+#: `stain`: the same, and the strength of each dye too; for data from one laboratory.
 PRESETS = {
     "none": Preset(),
     "flip": Preset(turn=True),
-    "cytology": Preset(turn=True, zoom=(0.8, 1.25), colour=(0.2, 0.2, 0.2, 0.03), blur=0.15, jpeg=0.15),
+    "cytology": Preset(turn=True, zoom=(0.8, 1.25), colour=ColourRange(0.2, 0.2, 0.2, 0.03), blur=0.15, jpeg=0.15),
+    "stain": Preset(
+        turn=True, zoom=(0.8, 1.25), colour=ColourRange(0.2, 0.2, 0.2, 0.03, stain=0.15), blur=0.15, jpeg=0.15
+    ),
 }
 
 
 class Augmenter(Protocol):
-    """A picture and the boxes around it → another picture and its targets."""
+    """A patch and the boxes on it → a picture and its targets."""
 
     def __call__(
-        self, image: Image, boxes: NDArray[np.floating], labels: NDArray[np.integer], seed: int
+        self,
+        read: Read,
+        size_px: tuple[int, int],
+        boxes: NDArray[np.floating],
+        labels: NDArray[np.integer],
+        seed: int,
     ) -> tuple[Image, PatchTargets]:
-        """Make one sample: image (H, W, 3); boxes (A, 4) xyxy px of it, which may reach beyond; labels (A,)."""
+        """Make one sample, (3, H, W) uint8.
+
+        Args:
+            read: reads a window of the patch.
+            size_px: width and height of the patch.
+            boxes: (A, 4) xyxy px of the patch, which may reach beyond it.
+            labels: (A,) class indices, or `IGNORED_LABEL`.
+            seed: of the sample.
+        """
         ...
 
 
@@ -103,7 +137,12 @@ class WindowAugmenter:
     min_visible: float
 
     def __call__(
-        self, image: Image, boxes: NDArray[np.floating], labels: NDArray[np.integer], seed: int
+        self,
+        read: Read,
+        size_px: tuple[int, int],
+        boxes: NDArray[np.floating],
+        labels: NDArray[np.integer],
+        seed: int,
     ) -> tuple[Image, PatchTargets]:
         """Make one sample; equal arguments give equal samples.
 
@@ -112,31 +151,35 @@ class WindowAugmenter:
         """
         plan = PRESETS[self.preset]
         rng = np.random.default_rng(seed)
-        side = self.crop_px or max(image.shape[0], image.shape[1])
+        side = self.crop_px or max(size_px)
         low, high = plan.zoom
         zoom = math.exp(rng.uniform(math.log(low), math.log(high)))
         # Cropping in whole px keeps the pixels that no change was asked for exactly as they were.
         window_px = max(1, round(side / zoom))
-        window = self._window(rng, image, boxes, labels, window_px)
-        visible = _shared(window, Box(0.0, 0.0, float(image.shape[1]), float(image.shape[0])))
-        targets = cut_to_window(boxes, labels, window, visible=visible, min_visible=self.min_visible)
-        pixels = _cut(image, window)
-        if self.preset == "none" and window_px == side:
-            return pixels, targets
-        return _transformed(_pipeline(self.preset, side), pixels, targets, seed)
+        window = self._window(rng, size_px, boxes, labels, window_px)
+        shown = _shared(window, (0, 0, *size_px))
+        targets = cut_to_window(boxes, labels, Box(*window), visible=Box(*shown), min_visible=self.min_visible)
+        turn = int(rng.integers(8)) if plan.turn else 0
+        pixels = _resized(_padded(read(shown), shown, window), side)
+        if plan.colour and rng.random() < _COLOURED:
+            pixels = recoloured(pixels, draw(plan.colour, rng))
+        for step, probability in (("blur", plan.blur), ("jpeg", plan.jpeg)):
+            if rng.random() < probability:
+                pixels = _by_library(step, pixels, rng)
+        return _turned(pixels, turn), _moved(targets, side / window_px, turn, side)
 
     def _window(
         self,
         rng: np.random.Generator,
-        image: Image,
+        size_px: tuple[int, int],
         boxes: NDArray[np.floating],
         labels: NDArray[np.integer],
         window_px: int,
-    ) -> Box:
-        """Place a square of whole px; it leaves the picture only where the picture is smaller."""
+    ) -> Window:
+        """Place a square; it leaves the patch only where the patch is smaller."""
         centre = _aimed_at(rng, boxes, labels) if rng.random() < self.aim else None
         corner = []
-        for axis, length in enumerate((image.shape[1], image.shape[0])):
+        for axis, length in enumerate(size_px):
             room = length - window_px
             if room <= 0:
                 corner.append(room // 2)
@@ -147,7 +190,7 @@ class WindowAugmenter:
                 place = centre[axis] - window_px * rng.uniform(0.2, 0.8)
                 corner.append(int(min(max(round(place), 0), room)))
         x0, y0 = corner
-        return Box(float(x0), float(y0), float(x0 + window_px), float(y0 + window_px))
+        return x0, y0, x0 + window_px, y0 + window_px
 
 
 def modules_needed() -> list[str]:
@@ -163,11 +206,7 @@ def limit_threads() -> None:
     Raises:
         MissingExtraError: OpenCV, which comes with albumentations, is not installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtraError("augmentation", "train") from error
-    cv2.setNumThreads(0)
+    _opencv().setNumThreads(0)
 
 
 def _aimed_at(
@@ -181,63 +220,86 @@ def _aimed_at(
     return float(x0 + x1) / 2, float(y0 + y1) / 2
 
 
-def _shared(a: Box, b: Box) -> Box:
-    return Box(max(a.x0, b.x0), max(a.y0, b.y0), min(a.x1, b.x1), min(a.y1, b.y1))
+def _shared(a: Window, b: Window) -> Window:
+    return max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])
 
 
-def _cut(image: Image, window: Box) -> Image:
-    x0, y0, x1, y1 = (int(value) for value in window)
-    height, width = image.shape[:2]
-    part = image[max(y0, 0) : y1, max(x0, 0) : x1]
-    margins = ((max(-y0, 0), max(y1 - height, 0)), (max(-x0, 0), max(x1 - width, 0)), (0, 0))
-    return np.pad(part, margins, constant_values=_GLASS) if np.any(margins) else np.ascontiguousarray(part)
+def _padded(pixels: Image, shown: Window, window: Window) -> Image:
+    """Lay the part that was read onto a window's glass."""
+    if shown == window:
+        return pixels
+    canvas = np.full((window[3] - window[1], window[2] - window[0], 3), _GLASS, np.uint8)
+    canvas[shown[1] - window[1] : shown[3] - window[1], shown[0] - window[0] : shown[2] - window[0]] = pixels
+    return canvas
 
 
-def _transformed(pipeline: Any, pixels: Image, targets: PatchTargets, seed: int) -> tuple[Image, PatchTargets]:
-    boxes = np.concatenate([targets.boxes, targets.ignore_boxes])
-    # The library gives every step the same stream, which would tie blur to turn; each gets its own here.
-    for step, child in zip(
-        pipeline.transforms, np.random.SeedSequence(seed).spawn(len(pipeline.transforms)), strict=True
-    ):
-        own = int(child.generate_state(1)[0])
-        step.set_random_state(np.random.default_rng(own), random.Random(own))  # noqa: S311 - not for secrets
-    made = pipeline(image=pixels, bboxes=boxes, rows=np.arange(len(boxes)))
-    moved = np.asarray(made["bboxes"], dtype=np.float32).reshape(-1, 4)[np.argsort(made["rows"])]
-    if len(moved) != len(boxes):
-        raise RuntimeError(f"augmentation turned {len(boxes)} boxes into {len(moved)}; every box lay inside its window")
-    count = len(targets.boxes)
-    return np.ascontiguousarray(made["image"]), PatchTargets(moved[:count], targets.labels, moved[count:])
+def _resized(pixels: Image, side: int) -> Image:
+    if len(pixels) == side:
+        return pixels
+    cv2 = _opencv()
+    method = cv2.INTER_AREA if len(pixels) > _SKIPS_PIXELS * side else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (side, side), interpolation=method), dtype=np.uint8)
 
 
-@lru_cache(maxsize=8)
-def _pipeline(preset: str, side: int) -> Any:
+def _turned(pixels: Image, turn: int) -> Image:
+    """Turn a square (H, W, 3) into one of its eight positions, and its colours into planes: a new (3, H, W).
+
+    Bit 0 of `turn` exchanges x and y; after that bit 1 mirrors y, and bit 2 x.
+    """
+    cv2 = _opencv()
+    if turn & 1:
+        pixels = cv2.transpose(pixels)
+    if turn >> 1:
+        # OpenCV's names: 0 mirrors y, 1 mirrors x, -1 both.
+        pixels = cv2.flip(pixels, (0, 1, -1)[(turn >> 1) - 1])
+    planes = np.empty((3, *pixels.shape[:2]), np.uint8)
+    cv2.split(pixels, list(planes))
+    return planes
+
+
+def _moved(targets: PatchTargets, scale: float, turn: int, side: int) -> PatchTargets:
+    """Targets of a window → targets of the picture made of it."""
+    return PatchTargets(
+        _moved_boxes(targets.boxes, scale, turn, side),
+        targets.labels,
+        _moved_boxes(targets.ignore_boxes, scale, turn, side),
+    )
+
+
+def _moved_boxes(boxes: NDArray[np.float32], scale: float, turn: int, side: int) -> NDArray[np.float32]:
+    # Cutting only takes back float32 rounding: every box was cut to the window before.
+    x0, y0, x1, y1 = np.clip(boxes * np.float32(scale), 0, side).T
+    if turn & 1:
+        x0, y0, x1, y1 = y0, x0, y1, x1
+    if turn & 2:
+        y0, y1 = side - y1, side - y0
+    if turn & 4:
+        x0, x1 = side - x1, side - x0
+    return np.stack([x0, y0, x1, y1], axis=1)
+
+
+def _by_library(step: str, pixels: Image, rng: np.random.Generator) -> Image:
+    transform = _steps()[step]
+    # In a worker process the library would take its numbers from torch's seed, and so depend on who makes the sample.
+    transform.set_random_state(rng, random.Random(int(rng.integers(2**32))))  # noqa: S311 - not for secrets
+    return np.asarray(transform(image=pixels)["image"], dtype=np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _steps() -> dict[str, Any]:
     album = _albumentations()
-    plan = PRESETS[preset]
-    steps: list[Any] = []
-    if plan.zoom != (1.0, 1.0):
-        import cv2
+    return {
+        "blur": album.GaussianBlur(blur_limit=0, sigma_limit=(0.4, 1.2), p=1.0),
+        "jpeg": album.ImageCompression(compression_type="jpeg", quality_range=(50, 90), p=1.0),
+    }
 
-        steps.append(album.Resize(side, side, interpolation=cv2.INTER_LINEAR, area_for_downscale="image"))
-    if plan.turn:
-        steps.append(album.D4(p=1.0))
-    if plan.colour:
-        brightness, contrast, saturation, hue = plan.colour
-        steps.append(
-            album.ColorJitter(
-                brightness=(1 - brightness, 1 + brightness),
-                contrast=(1 - contrast, 1 + contrast),
-                saturation=(1 - saturation, 1 + saturation),
-                hue=(-hue, hue),
-                p=0.8,
-            )
-        )
-    if plan.blur:
-        steps.append(album.GaussianBlur(blur_limit=0, sigma_limit=(0.4, 1.2), p=plan.blur))
-    if plan.jpeg:
-        steps.append(album.ImageCompression(compression_type="jpeg", quality_range=(50, 90), p=plan.jpeg))
-    # Clipping only takes back float32 rounding: every box given was cut to the window before.
-    bboxes = album.BboxParams(format="pascal_voc", label_fields=["rows"], clip=True)
-    return album.Compose(steps, bbox_params=bboxes, seed=0)
+
+def _opencv() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("augmentation", "train") from error
+    return cv2
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from wsi_detect.data.augment import Augmenter, limit_threads, modules_needed, sample_seed
+from wsi_detect.data.augment import Augmenter, Window, limit_threads, modules_needed, sample_seed
 from wsi_detect.data.index import PatchIndex, SlideLabels, read_index, read_labels
 from wsi_detect.data.samplers import Draw, EpochSampler
 from wsi_detect.data.targets import PatchTargets, patch_targets
@@ -47,8 +47,8 @@ class PatchSource(Protocol):
     def frame(self, i: int) -> PatchFrame:
         """Where patch `i` lies."""
 
-    def read(self, i: int) -> _Pixels:
-        """Pixels of patch `i`."""
+    def read(self, i: int, window: Window | None = None, out: NDArray[np.uint8] | None = None) -> _Pixels:
+        """Pixels of patch `i`, or of a window of it; into `out`, if that suits."""
 
 
 class PatchDataset(Dataset[Sample]):
@@ -89,6 +89,7 @@ class PatchDataset(Dataset[Sample]):
         self._labels = read_labels(index.annotations, index.classes)
         self._given = dict(stores or {})
         self._open: dict[str, PatchSource] = {}
+        self._pixels = np.empty(0, np.uint8)
 
     @classmethod
     def from_index(cls, path: Path, split: str, *, augment: Augmenter | None = None, seed: int = 0) -> "PatchDataset":
@@ -104,19 +105,31 @@ class PatchDataset(Dataset[Sample]):
         slide_id = self.index.slide_ids[row]
         store = self._store(slide_id)
         i = int(np.searchsorted(store.patch_ids, self.index.patch_ids[row]))
-        image, frame = store.read(i).rgb, store.frame(i)
-        known = self._labels.get(slide_id, _NOTHING)
+        frame = store.frame(i)
+        known, patch_px = self._labels.get(slide_id, _NOTHING), self.index.patch_px
         if self.augment is None:
-            patch_px, share = self.index.patch_px, self.index.min_visible
-            return _sample(image, patch_targets(known.boxes, known.labels, frame, patch_px, min_visible=share))
+            share = self.index.min_visible
+            targets = patch_targets(known.boxes, known.labels, frame, patch_px, min_visible=share)
+            return _sample(np.ascontiguousarray(store.read(i).rgb.transpose(2, 0, 1)), targets)
         boxes = frame.to_patch(known.boxes)
-        near = (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, :2] < self.index.patch_px).all(axis=1)
+        near = (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, :2] < patch_px).all(axis=1)
         seed = sample_seed(self._seed, draw.epoch, draw.position)
-        return _sample(*self.augment(image, boxes[near], known.labels[near], seed))
+
+        def read(window: Window) -> NDArray[np.uint8]:
+            return store.read(i, window, self._buffer(window)).rgb
+
+        return _sample(*self.augment(read, (patch_px, patch_px), boxes[near], known.labels[near], seed))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open stores behind: a loader process opens its own."""
-        return {**self.__dict__, "_open": {}}
+        """Leave open stores and the buffer behind: a loader process has its own."""
+        return {**self.__dict__, "_open": {}, "_pixels": np.empty(0, np.uint8)}
+
+    def _buffer(self, window: Window) -> NDArray[np.uint8]:
+        """Memory for a window's pixels (h, w, 3), the same for every sample: fresh pages cost a tenth of a decode."""
+        width, height = window[2] - window[0], window[3] - window[1]
+        if self._pixels.size < height * width * 3:
+            self._pixels = np.empty(height * width * 3, np.uint8)
+        return self._pixels[: height * width * 3].reshape(height, width, 3)
 
     def _store(self, slide_id: str) -> PatchSource:
         if slide_id in self._given:
@@ -230,9 +243,8 @@ def _prepare_worker(_: int) -> None:
         limit_threads()
 
 
-def _sample(image: NDArray[np.uint8], targets: PatchTargets) -> Sample:
-    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-    return pixels, {
+def _sample(planes: NDArray[np.uint8], targets: PatchTargets) -> Sample:
+    return torch.from_numpy(planes), {
         "boxes": torch.from_numpy(targets.boxes),
         "labels": torch.from_numpy(targets.labels),
         "ignore_boxes": torch.from_numpy(targets.ignore_boxes),
