@@ -23,7 +23,6 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=
 Mpp = Annotated[float | None, typer.Option(help="µm per px, where the file does not say or says it wrong.")]
 Model = Annotated[Path | None, typer.Option("--model", help="Model bundle; the one that comes along if not given.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
-Workers = Annotated[int, typer.Option(min=0, help="Processes.")]
 
 
 class Commands(TyperGroup):

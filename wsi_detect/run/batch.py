@@ -1,7 +1,5 @@
 """Many slides: which are done, which are to do, what became of each, and the exit code of it all."""
 
-import csv
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,25 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsi_detect import __version__, artifact
-from wsi_detect.errors import (
-    EXIT_INCOMPLETE,
-    EXIT_INVALID_INPUT,
-    EXIT_OK,
-    SlideError,
-    StaleArtifactError,
-)
+from wsi_detect.errors import SlideError, StaleArtifactError
 from wsi_detect.inference import RUNTIMES, Runtime
 from wsi_detect.run import stages
 from wsi_detect.run.config import RunConfig, RunOptions
 from wsi_detect.run.slide_list import SlideRow, part_of, write_slides
 from wsi_detect.run.status import NOT_SCREENED, SCREENED, STATUS, Status
+from wsi_detect.run.summary import exit_code_of, write_csv
 from wsi_detect.workers import Outcome, map_items
 
 if TYPE_CHECKING:
     from wsi_detect.inference.detector import Detector
 
 RUN = "run.json"
-_COLUMNS = ("slide_id", "status", "reason", "cells")
+_FAILURE = ("slide_id", "status", "reason")
+_COLUMNS = (*_FAILURE, "cells")
 _SHARES = ("examined_fraction", "unreadable_fraction", "no_data_fraction", "failed_fraction")
 
 _log = logging.getLogger(__name__)
@@ -118,17 +112,13 @@ def run_batch(
             _log.info("%s: %s, by %s", status["slide_id"], status["status"], outcome.worker)
             _tell(on_done, status)
         result = [statuses[row.slide_id] for row in rows]
-        _write_csv(batch.file("summary", ".csv"), [_summary_row(status, info.classes) for status in result])
-        _write_csv(batch.file("failures", ".csv"), [_failure(entry) for entry in result if entry["status"] != SCREENED])
+        _write_tables(batch, result, info.classes)
     return result
 
 
 def exit_code(statuses: Sequence[Mapping[str, Any]]) -> int:
     """0 when every slide is SCREENED, 4 when every one is NOT SCREENED, 3 in between."""
-    states = {status["status"] for status in statuses}
-    if states <= {SCREENED}:
-        return EXIT_OK
-    return EXIT_INVALID_INPUT if states == {NOT_SCREENED} else EXIT_INCOMPLETE
+    return exit_code_of((status["status"] for status in statuses), good={SCREENED}, bad=NOT_SCREENED)
 
 
 def _screen(state: "tuple[Batch, Detector]", row: SlideRow) -> Status:
@@ -213,14 +203,8 @@ def _summary_row(status: Status, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _failure(status: Status) -> dict[str, Any]:
-    return {name: status.get(name) for name in ("slide_id", "status", "reason")}
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    names = list(rows[0]) if rows else ["slide_id", "status", "reason"]
-    stream = io.StringIO(newline="")
-    writer = csv.DictWriter(stream, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    artifact.write_bytes(path, stream.getvalue().encode())
+def _write_tables(batch: Batch, statuses: Sequence[Status], classes: Sequence[str]) -> None:
+    rows = [_summary_row(status, classes) for status in statuses]
+    write_csv(batch.file("summary", ".csv"), list(rows[0]) if rows else _FAILURE, rows)
+    failed = [status for status in statuses if status["status"] != SCREENED]
+    write_csv(batch.file("failures", ".csv"), _FAILURE, failed)

@@ -6,7 +6,7 @@ memory, leave interrupts to the parent, and end when the parent ends, however it
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ def map_items(
     ray_address: str | None = None,
     limits: Limits | None = None,
     on_progress: Callable[[T, Any], None] | None = None,
-) -> Iterator[Outcome[T, R]]:
+) -> Generator[Outcome[T, R], None, None]:
     """Apply `function(state, item)` to every item; outcomes come in the order they finish.
 
     Args:
@@ -62,7 +62,7 @@ def _map_here(
     items: Sequence[T],
     setup: Callable[[], S],
     on_progress: Callable[[T, Any], None] | None,
-) -> Iterator[Outcome[T, R]]:
+) -> Generator[Outcome[T, R], None, None]:
     state = setup() if items else None
     for item in items:
         with reporting_to(partial(on_progress, item) if on_progress else None):

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar
 
 from wsi_detect.errors import EnvironmentFaultError, MissingExtraError
@@ -16,7 +16,7 @@ R = TypeVar("R")
 
 def map_ray(
     function: Callable[[S, T], R], items: Sequence[T], setup: Callable[[], S], workers: int | None, address: str
-) -> Iterator[Outcome[T, R]]:
+) -> Generator[Outcome[T, R], None, None]:
     """As `map_items`, over a cluster."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

@@ -5,7 +5,7 @@ import multiprocessing
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -59,7 +59,7 @@ def map_processes(
     *,
     limits: Limits,
     on_progress: Callable[[T, Any], None] | None,
-) -> Iterator[Outcome[T, R]]:
+) -> Generator[Outcome[T, R], None, None]:
     """As `map_items`, over spawned processes."""
     waiting = deque(range(len(items)))
     crew = [_Worker(function, setup, limits) for _ in range(workers)]
