@@ -79,6 +79,13 @@ def test_where_there_is_no_clean_ground_the_nuclei_stand_out():
     assert mask.coverage(np.array([[1000, 1000, 1040, 1040]])) == 1
 
 
+def test_overshoot_around_dark_cells_is_not_taken_for_the_ground():
+    rgb = ground(100, 100, 236)
+    rgb[:60] = 120
+    rgb[60:65] = 247
+    assert clean_ground(rgb) == (236, 236, 236)
+
+
 class Damaged(MemorySlide):
     """A slide of which one square cannot be decoded."""
 

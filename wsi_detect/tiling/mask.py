@@ -199,15 +199,16 @@ def _holds(outer: Box, inner: Box) -> bool:
 
 
 def clean_ground(rgb: NDArray[np.uint8]) -> tuple[float, float, float]:
-    """Colour of the clean glass of a thumbnail: the bright end of what is not pure white.
+    """Colour of the clean glass of a thumbnail: the commonest value near the bright end of what is not pure white.
 
-    Areas without data are white and say nothing about it; where all is white, so is the ground. Where a slide shows
-    no clean ground at all, its brightest cytoplasm is taken for it, and nuclei still stand out.
+    Not the bright end itself: around dark cells a thumbnail's JPEG overshoots, and glass would pass for stain. Areas
+    without data are white and say nothing about it; where all is white, so is the ground. Where a slide shows no clean
+    ground at all, its brightest cytoplasm is taken for it, and nuclei still stand out.
     """
     known = (rgb < 255).any(axis=2)
     if not known.any():
         return (255.0, 255.0, 255.0)
-    red, green, blue = (float(_quantile(rgb[..., channel][known], 0.99)) for channel in range(3))
+    red, green, blue = (float(_bright_peak(rgb[..., channel][known])) for channel in range(3))
     return (red, green, blue)
 
 
@@ -255,10 +256,14 @@ def grow(mask: Mask, radius: int) -> Mask:
     return np.asarray(bands[:, right] - bands[:, left] > 0)
 
 
-def _quantile(values: NDArray[np.uint8], share: float) -> int:
+def _bright_peak(values: NDArray[np.uint8]) -> int:
     # By histogram: the thumbnail of a large smear has tens of millions of pixels.
-    counts = np.cumsum(np.bincount(values, minlength=256))
-    return int(np.searchsorted(counts, share * counts[-1]))
+    counts = np.bincount(values, minlength=256)
+    sums = np.cumsum(counts)
+    top = int(np.searchsorted(sums, 0.99 * sums[-1]))
+    # Pale cytoplasm takes 10 % of the light and more.
+    low = math.ceil(0.93 * top)
+    return low + int(counts[low : top + 1].argmax())
 
 
 def _integral(mask: Mask) -> NDArray[np.uint32]:
