@@ -1,6 +1,7 @@
 """Files to open: the fixtures of the repository, and odd ones made on the spot."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,9 @@ import pytest
 import tifffile
 
 from wsi_detect.testing.pyramid import write_pyramid
+
+# Tests import `tiff_files` by name.
+sys.path.insert(0, str(Path(__file__).parent))
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

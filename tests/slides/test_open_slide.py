@@ -119,6 +119,33 @@ def test_what_the_file_said_is_kept_beside_what_was_given(slides):
         assert slide.info.stated_mpp == pytest.approx((352.778, 352.778), abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("CMU-1-Small-Region.svs", "aperio.MPP"),
+        ("almost_square.tiff", "tiff.XResolution"),
+        (
+            "highdicom_sm_image.dcm",
+            "dicom.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].PixelSpacing[0]",
+        ),
+        ("no_mpp.svs", None),
+    ],
+)
+def test_the_tag_that_says_the_resolution_is_kept(name, key, slides):
+    with open_slide(slides(name)) as slide:
+        assert slide.info.mpp_key == key
+    with open_slide(slides(name), mpp=0.3) as slide:
+        assert slide.info.mpp_key == key
+
+
+def test_a_slide_of_more_pixels_than_allowed_is_refused_with_the_option(slides):
+    path = slides("16x16.svs")
+    with pytest.raises(UnsupportedSlideError, match=r"MB declares 16 x 16 px, more than 255 px.*--max-pixels"):
+        open_slide(path, max_pixels=255)
+    with open_slide(path, max_pixels=256) as slide:
+        assert slide.info.width_px == 16
+
+
 def test_a_missing_file_says_so(tmp_path):
     with pytest.raises(MissingSlideError, match="no such file"):
         open_slide(tmp_path / "nowhere.svs")

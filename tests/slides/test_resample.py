@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiff_files
 
 from wsi_detect.errors import DamagedSlideError
 from wsi_detect.geometry import Box
@@ -226,3 +227,101 @@ def test_the_last_px_of_a_coarse_level_is_not_held_against_the_scanner(shape):
 def test_an_empty_square_is_refused(size, out):
     with pytest.raises(ValueError, match="at least one pixel"):
         read_at_mpp(ArraySlide(10, 10), 0, 0, size, out)
+
+
+def waves(size, step=1.0):
+    """The pixels of an `ArraySlide` of one level, made with `step`."""
+    place = (np.arange(size) + 0.5) * step
+    rgb = np.full((size, size, 3), 128.0)
+    rgb[..., 0], rgb[..., 1] = wave(place), wave(place)[:, None]
+    return np.round(rgb).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory):
+    """A slide of JPEG tiles with waves, 1024 px and a quarter of it."""
+    folder = tmp_path_factory.mktemp("waves")
+    levels = [
+        (size, size, [tiff_files.encode(part, subsampling="444", quality=95) for part in tiff_files.cut(rgb)])
+        for size, rgb in ((1024, waves(1024)), (256, waves(256, 4.0)))
+    ]
+    return tiff_files.write(folder / "waves.svs", levels)
+
+
+@pytest.mark.parametrize(("size", "out"), [(512, 256), (480, 200), (300, 100), (601, 200), (800, 100), (1000, 61)])
+@pytest.mark.parametrize("place", [(0, 0), (64, 128), (101, 57)])
+def test_shrunk_by_the_decoder_a_pixel_shows_the_place_it_stands_for(size, out, place, tiled):
+    with open_slide(tiled) as slide, open_slide(tiled) as plain:
+        plain.tiles = None
+        region, expected = (read_at_mpp(reader, *place, size, out) for reader in (slide, plain))
+    assert np.abs(region.rgb.astype(int) - expected.rgb).mean() < 2.5
+    assert (region.no_data, region.unreadable) == (expected.no_data, expected.unreadable) == (0, 0)
+    step = size / out
+    inside = int((min(1024 - max(place), size) - 32) / step)
+    centres = (np.arange(inside) + 0.5) * step
+    assert abs(shift(region.rgb[:inside, :inside, 0], place[0] + centres)) < 0.1 * step
+    assert abs(shift(region.rgb[:inside, :inside, 1].T, place[1] + centres)) < 0.1 * step
+
+
+def test_the_decoder_shrinks_as_far_as_the_tiles_divide(tiled, monkeypatch):
+    with open_slide(tiled) as slide:
+        asked, read = [], slide.tiles.read
+        monkeypatch.setattr(
+            slide.tiles, "read", lambda *a, reduce: asked.append((a[0], reduce)) or read(*a, reduce=reduce)
+        )
+        for size, out in ((512, 512), (512, 300), (512, 256), (600, 199), (512, 128), (512, 64), (800, 50), (960, 20)):
+            read_at_mpp(slide, 0, 0, size, out)
+    assert asked == [(0, 1), (0, 1), (0, 2), (0, 2), (1, 1), (1, 2), (1, 4), (1, 8)]
+
+
+@pytest.mark.parametrize(("size", "out"), [(512, 512), (512, 256), (600, 200)])
+def test_damage_costs_its_footprint_at_every_scale(size, out, tiled, tmp_path):
+    path = Path(shutil.copy(tiled, tmp_path / "copy.svs"))
+    lost = damage_tile(path, column=3, row=2)
+    with open_slide(tiled) as whole, open_slide(path) as slide:
+        clean, region = (read_at_mpp(reader, 100, 90, size, out) for reader in (whole, slide))
+    assert region.unreadable == pytest.approx(64 * 64 / size**2)
+    assert region.no_data == 0
+    scale, margin = size / out, 4
+    far = np.ones((out, out), bool)
+    y, x = (
+        slice(int((v - o) / scale) - margin, int((w - o) / scale) + margin + 1)
+        for v, w, o in ((lost.y0, lost.y1, 90), (lost.x0, lost.x1, 100))
+    )
+    far[y, x] = False
+    assert np.abs(region.rgb[far].astype(int) - clean.rgb[far]).mean() < (2 if out < size else 1e-9)
+    white = (region.rgb == 255).all(axis=2)
+    assert white.sum() == pytest.approx((64 / scale) ** 2, rel=0.25)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_bad_tiles_cost_each_its_own(seed, tiled, tmp_path):
+    path = Path(shutil.copy(tiled, tmp_path / "copy.svs"))
+    rng = np.random.default_rng(seed)
+    bad = {(int(column), int(row)) for column, row in rng.integers(0, 16, (6, 2))}
+    for column, row in bad:
+        damage_tile(path, column, row)
+    with open_slide(path) as slide:
+        region = read_at_mpp(slide, 0, 0, 1024, 1024)
+    assert region.unreadable == len(bad) / 256
+    lost = (region.rgb == 255).all(axis=2).reshape(16, 64, 16, 64).all(axis=(1, 3))
+    assert {(int(column), int(row)) for row, column in np.argwhere(lost)} == bad
+
+
+def test_a_strip_between_restart_markers_costs_only_itself(tmp_path):
+    path = tiff_files.ndpi(tmp_path / "a.ndpi", [tiff_files.texture(256, 512)], 8)
+    with open_slide(path) as slide:
+        table = slide.tiles.levels[0]
+        offset, length = int(table.offsets[10, 3]), int(table.lengths[10, 3])
+    content = bytearray(path.read_bytes())
+    content[offset + length // 2 : offset + length // 2 + 2] = b"\xff\xd9"
+    path.write_bytes(content)
+    with open_slide(path) as slide:
+        region = read_at_mpp(slide, 0, 0, 256, 256)
+    assert region.unreadable == 64 * 8 / 256**2
+    assert (region.rgb[80:88, 192:256] == 255).all()
+
+
+def test_another_focal_plane_is_asked_of_the_reader(tiled):
+    with open_slide(tiled) as slide, pytest.raises(ValueError, match="1 focal plane"):
+        read_at_mpp(slide, 0, 0, 256, 128, plane=1)

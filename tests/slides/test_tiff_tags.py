@@ -1,7 +1,11 @@
 """TIFFs only an attacker would write are refused unseen; slides never are."""
 
+import struct
+import time
+
 import numpy as np
 import pytest
+import tiff_files
 import tifffile
 
 from wsi_detect.errors import UnsupportedSlideError
@@ -87,3 +91,76 @@ def test_other_files_pass(content, tmp_path):
     path = tmp_path / "a.bin"
     path.write_bytes(content)
     check_tiff(path)
+
+
+def pointed(path, side, tiles, size=1_200_000, tile=256):
+    """A file of `size` bytes declaring side x side px, every tile of which is the same; `tiles` of them are there."""
+    count = (-(-side // tile)) ** 2
+    stream = tiff_files.encode(np.full((tile, tile, 3), 230, np.uint8))
+    tags = [
+        (254, 4, 1, 0),
+        (256, 4, 1, side),
+        (257, 4, 1, side),
+        (258, 3, 3, 8),
+        (259, 3, 1, 7),
+        (262, 3, 1, 6),
+        (277, 3, 1, 3),
+        (322, 4, 1, tile),
+        (323, 4, 1, tile),
+        (324, 4, count, 0),
+        (325, 4, count, 0),
+    ]
+    behind = 8 + 2 + 12 * len(tags) + 4
+    lists = behind + 6
+    values = {258: behind, 324: lists, 325: lists + 4 * count}
+    content = b"II*\0" + struct.pack("<I", 8) + struct.pack("<H", len(tags))
+    content += b"".join(struct.pack("<HHII", code, kind, n, values.get(code, value)) for code, kind, n, value in tags)
+    content += struct.pack("<I", 0) + struct.pack("<HHH", 8, 8, 8)
+    offset = lists + 8 * count
+    content += np.full(count, offset, "<u4").tobytes()
+    content += np.where(np.arange(count) < tiles, len(stream), 0).astype("<u4").tobytes() + stream
+    path.write_bytes(content.ljust(size, b"\0"))
+    return path
+
+
+def test_a_small_file_that_declares_gigabytes_is_refused_at_once(tmp_path):
+    path = pointed(tmp_path / "bomb.tif", 100_000, 391**2)
+    assert path.stat().st_size == pytest.approx(1.2e6, rel=0.1)
+    begun = time.process_time()
+    with pytest.raises(
+        UnsupportedSlideError, match=r"tiles share bytes.*1\.\d+ MB declares 1e\+04 mega.*--max-pixels does not"
+    ):
+        open_slide(path, mpp=0.25, max_pixels=10**12)
+    assert time.process_time() - begun < 1.0
+
+
+@pytest.mark.parametrize(
+    ("tiles", "size", "shared"), [(0, 1, False), (20, 1, False), (40_000, 1, True), (9000, 10**7, False)]
+)
+def test_tiles_left_out_are_nobodys_bytes(tiles, size, shared, tmp_path):
+    path = pointed(tmp_path / "a.tif", 100_000, tiles, size)
+    if shared:
+        with pytest.raises(UnsupportedSlideError, match="share bytes"):
+            check_tiff(path)
+    else:
+        assert len(check_tiff(path)) == 1
+
+
+def test_a_sparse_slide_of_a_hundred_thousand_px_opens_and_is_read(tmp_path):
+    with open_slide(pointed(tmp_path / "a.tif", 100_000, 3, 1), mpp=0.25) as slide:
+        rgb, valid = slide.read_region(0, 0, 0, 1024, 256)
+    assert valid[:, :768].all()
+    assert not valid[:, 768:].any()
+    assert (rgb[:, 768:] == 255).all()
+
+
+def test_what_tiles_there_are_is_told_once_and_for_all(tmp_path):
+    rgb = tiff_files.texture(100, 150)
+    path = tiff_files.slide(tmp_path / "a.svs", rgb)
+    (page,) = check_tiff(path)
+    assert (page.width, page.height, page.tile_width, page.tile_height) == (150, 100, 64, 64)
+    assert (page.compression, page.photometric, page.samples, page.bits, page.usual) == (7, 6, 3, 8, True)
+    assert (page.tables, page.header, page.focus) == (b"", b"", 0)
+    content = path.read_bytes()
+    for offset, length, part in zip(page.offsets, page.lengths, tiff_files.cut(rgb), strict=True):
+        assert content[offset : offset + length] == tiff_files.encode(part)

@@ -129,6 +129,15 @@ def looks_damaged(stream: bytes, frame: Frame) -> bool:
     return found is None or stream[found.start() : found.start() + 2] != EOI
 
 
+def tells(frame: Frame, colour: Colour) -> bool:
+    """Whether a decoder left to guess takes the stream's samples for what they are."""
+    if colour == "grey" or frame.components == 1:
+        return True
+    if colour == "rgb":
+        return not frame.jfif and frame.adobe == 0
+    return frame.jfif or frame.adobe == 1 or (frame.adobe is None and frame.ids == b"\x01\x02\x03")
+
+
 def complete(stream: bytes, frame: Frame, tables: bytes, colour: Colour) -> bytes:
     """Return a stream that any decoder reads in the declared colours: tables in, markers that mislead out.
 
@@ -138,13 +147,7 @@ def complete(stream: bytes, frame: Frame, tables: bytes, colour: Colour) -> byte
         tables: the slide's common tables (SOI … EOI, as a TIFF keeps them), or nothing.
         colour: what the slide declares.
     """
-    if colour == "grey" or frame.components == 1:
-        told = True
-    elif colour == "rgb":
-        told = not frame.jfif and frame.adobe == 0
-    else:
-        told = frame.jfif or frame.adobe == 1 or (frame.adobe is None and frame.ids == b"\x01\x02\x03")
-    if told and not tables:
+    if not tables and tells(frame, colour):
         return stream
     adobe = b"" if colour == "grey" else _ADOBE + (b"\x00" if colour == "rgb" else b"\x01")
     return b"".join([SOI, adobe, _tables(tables), _body(stream, frame.data), stream[frame.data :]])

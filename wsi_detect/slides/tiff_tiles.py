@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from wsi_detect.slides import jpeg
 from wsi_detect.slides.jpeg import Colour, JpegFaultError
 from wsi_detect.slides.tiff_tags import JPEG, TiledPage
 from wsi_detect.slides.tiles import JpegTiles, TileLevel
@@ -46,7 +47,7 @@ def jpeg_tiles_of(path: Path, pages: Sequence[TiledPage], vendor: str, levels: S
     if not any(found):
         return None
     tiles = JpegTiles(path, found)
-    tiles.levels = tuple(level if level and _probed(tiles, k) else None for k, level in enumerate(tiles.levels))
+    tiles.levels = tuple(level if _probed(tiles, k) else None for k, level in enumerate(tiles.levels))
     if any(tiles.levels):
         return tiles
     tiles.close()
@@ -113,12 +114,15 @@ def _level(page: TiledPage, size: LevelSize) -> TileLevel | None:
 def _probed(tiles: JpegTiles, level: int) -> bool:
     """Whether at least one of three tiles is what the directory says: the level may be progressive throughout."""
     table = tiles.levels[level]
-    present = np.argwhere(table.lengths) if table else np.empty((0, 2), np.int64)
+    if table is None:
+        return False
+    present = np.argwhere(table.lengths)
     for place in {0, len(present) // 2, len(present) - 1} if len(present) else ():
         row, column = (int(index) for index in present[place])
         try:
-            tiles.tile(level, row, column)
+            tile = tiles.tile(level, row, column)
         except JpegFaultError:
             continue
-        return True
+        # OpenSlide leaves the colours of a JPEG that is cut at restart markers to the decoder, not to the tag.
+        return tile is not None and (not table.header or jpeg.tells(tile.frame, table.colour))
     return False

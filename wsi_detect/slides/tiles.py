@@ -95,9 +95,12 @@ class JpegTiles:
         length = int(table.lengths[row, column])
         if length == 0:
             return None
-        stream = self._bytes(int(table.offsets[row, column]), length)
+        offset = int(table.offsets[row, column])
         if table.header:
-            stream = table.header + _ended(stream, row * table.shape[1] + column, table.offsets.size)
+            number = row * table.shape[1] + column
+            stream = table.header + _restarted(self._bytes(offset - 2, length + 2), number, table.offsets.size)
+        else:
+            stream = self._bytes(offset, length)
         frame = jpeg.read_frame(stream)
         if not _fits(table, row, column, frame):
             raise JpegFaultError(f"declares {frame.width} x {frame.height} px")
@@ -166,11 +169,29 @@ class JpegTiles:
         return rgb, valid
 
     def lacks(self, level: int, x: int, y: int, width: int, height: int) -> bool:
-        """Whether the file has no data for some tile a rectangle of a level touches; level px."""
+        """Whether a rectangle of a level (level px) touches a tile the file leaves out, though a finer level has data.
+
+        OpenSlide paints such a hole from the finer level; where that is empty too it takes seconds a tile to find out.
+        """
         table = self._table(level)
-        rows = range(max(y, 0) // table.tile_height, max(-(-(y + height) // table.tile_height), 0))
-        columns = range(max(x, 0) // table.tile_width, max(-(-(x + width) // table.tile_width), 0))
-        return not _all_present(table, rows, columns)
+        rows = range(max(y, 0) // table.tile_height, min(-(-(y + height) // table.tile_height), table.shape[0]))
+        columns = range(max(x, 0) // table.tile_width, min(-(-(x + width) // table.tile_width), table.shape[1]))
+        return any(
+            self._has_data(finer, table, row, column)
+            for row, column in itertools.product(rows, columns)
+            if not table.lengths[row, column]
+            for finer in range(level)
+        )
+
+    def _has_data(self, finer: int, coarse: TileLevel, row: int, column: int) -> bool:
+        """Whether a finer level has any tile, or is unknown, under a tile of a coarse one."""
+        table = self.levels[finer]
+        if table is None:
+            return True
+        across, down = table.width / coarse.width / table.tile_width, table.height / coarse.height / table.tile_height
+        top, bottom = (int(edge * coarse.tile_height * down) for edge in (row, row + 1))
+        left, right = (int(edge * coarse.tile_width * across) for edge in (column, column + 1))
+        return bool(table.lengths[top : bottom + 1, left : right + 1].any())
 
     def close(self) -> None:
         """Give the file back; closing twice is allowed."""
@@ -222,16 +243,22 @@ def _fits(table: TileLevel, row: int, column: int, frame: jpeg.Frame) -> bool:
     return wide and (high or frame.height == table.height - row * table.tile_height)
 
 
-def _ended(part: bytes, number: int, count: int) -> bytes:
-    """What lies between two restart markers, ended like a stream.
+def _restarted(part: bytes, number: int, count: int) -> bytes:
+    """What lies between two restart markers, ended like a stream; `part` begins with the marker before it.
 
-    The marker after it counts the parts, so an index that points astray is noticed.
+    Restart markers count the parts, so an index that points astray is noticed.
     """
+    if number > 0 and part[:2] != _restart(number - 1):
+        raise JpegFaultError("does not begin at its restart marker")
     if number == count - 1:
-        return part
-    if part[-2:] != bytes([0xFF, 0xD0 + number % 8]):
+        return part[2:]
+    if part[-2:] != _restart(number):
         raise JpegFaultError("does not end at its restart marker")
-    return part[:-2] + jpeg.EOI
+    return part[2:-2] + jpeg.EOI
+
+
+def _restart(number: int) -> bytes:
+    return bytes([0xFF, 0xD0 + number % 8])
 
 
 def _all_present(table: TileLevel, rows: range, columns: range) -> bool:
