@@ -30,9 +30,11 @@ from wsi_detect.testing.contracts import (
     check_reader,
     check_sampler,
 )
+from wsi_detect.testing.kfb import write_kfb
 from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.testing.perfect import classes_of, perfect_table
 from wsi_detect.testing.pyramid import write_pyramid
+from wsi_detect.testing.sdpc import write_sdpc
 from wsi_detect.tiling.grid import TileGrid
 
 WIDTH, HEIGHT = 700, 530
@@ -70,7 +72,13 @@ def write_image(path, pixels):
 
 
 #: File → (how to write it, mean error its compression may cause).
-SAMPLES = {"a.svs": (write_tiff, 3.0), "a.png": (write_image, 0.0), "a.jpg": (write_image, 3.0)}
+SAMPLES = {
+    "a.svs": (write_tiff, 3.0),
+    "a.kfb": (write_kfb, 3.0),
+    "a.sdpc": (write_sdpc, 3.0),
+    "a.png": (write_image, 0.0),
+    "a.jpg": (write_image, 3.0),
+}
 
 
 @pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.__name__.rpartition(".")[2])
