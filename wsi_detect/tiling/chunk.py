@@ -1,11 +1,9 @@
-"""Patch pixels ↔ the bytes of one chunk: JPEG, or lossless zstd, each followed by a crc32c.
+"""Patch pixels ↔ the bytes of one chunk: the slide's JPEG tiles, one JPEG, or lossless zstd, each with a crc32c behind.
 
-The names and configurations are those zarr v3 knows (`imagecodecs_jpeg`, `zstd`, `crc32c`), so the chunks are what
-zarr itself would write; `codec.py` teaches zarr the first of them.
+The names and configurations are those zarr v3 knows (`imagecodecs_jpeg`, `zstd`, `crc32c`, and our own
+`wsi_detect.jpeg_tiles`), so the chunks are what zarr itself would write; `codec.py` teaches zarr the first and last.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import google_crc32c
@@ -14,22 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_detect.errors import DamagedArtifactError
+from wsi_detect.slides import jpeg
+from wsi_detect.slides.jpeg import JpegFaultError
+from wsi_detect.tiling.jpeg_tiles import Window, canvas, decode_tiles, scratch
 
-CodecName = Literal["jpeg", "zstd"]
+#: What patches are stored as. `jpeg_tiles` is copied, never encoded: see `jpeg_tiles.pack_tiles`.
+PixelCodec = Literal["jpeg_tiles", "jpeg", "zstd"]
 
 #: Quality 90 costs a mean error of 0.1-0.5 grey levels on slides that were JPEG already, at an eighth of zstd's size.
 JPEG_LEVEL = 90
 ZSTD_LEVEL = 3
+
+JPEG_NAME = "imagecodecs_jpeg"
+TILES_NAME, TILES_VERSION = "wsi_detect.jpeg_tiles", 1
+#: Entries of zarr's metadata that turn a patch into bytes.
+METADATA: dict[PixelCodec, list[dict[str, Any]]] = {
+    "jpeg_tiles": [{"name": TILES_NAME, "configuration": {"version": TILES_VERSION}}],
+    "jpeg": [{"name": JPEG_NAME, "configuration": {"level": JPEG_LEVEL}}],
+    "zstd": [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}],
+}
 _CRC_BYTES = 4
 
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """How one patch becomes bytes: its entry in zarr's metadata, and the two directions without the checksum."""
-
-    metadata: list[dict[str, Any]]
-    encode: Callable[[NDArray[np.uint8]], bytes]
-    decode: Callable[[bytes, int], NDArray[np.uint8]]
+_Image = NDArray[np.uint8]
 
 
 def crc32c(content: bytes) -> int:
@@ -37,63 +41,88 @@ def crc32c(content: bytes) -> int:
     return int(google_crc32c.value(content))
 
 
-def encode_chunk(rgb: NDArray[np.uint8], codec: CodecName) -> bytes:
-    """Encode a patch (S, S, 3) uint8 as one chunk, checksum included."""
-    content = CODECS[codec].encode(np.ascontiguousarray(rgb))
+def with_checksum(content: bytes) -> bytes:
+    """Append the checksum."""
     return content + crc32c(content).to_bytes(_CRC_BYTES, "little")
 
 
-def decode_chunk(chunk: bytes, codec: CodecName, side: int) -> NDArray[np.uint8]:
-    """Decode one chunk to its patch (side, side, 3) uint8.
+def without_checksum(chunk: bytes) -> bytes:
+    """Check and take off the checksum.
 
     Raises:
-        DamagedArtifactError: the checksum does not match, or the decoder refuses.
+        DamagedArtifactError: it does not match.
     """
     content = chunk[:-_CRC_BYTES]
     if len(chunk) <= _CRC_BYTES or crc32c(content).to_bytes(_CRC_BYTES, "little") != chunk[-_CRC_BYTES:]:
         raise DamagedArtifactError("checksum mismatch")
+    return content
+
+
+def encode_chunk(rgb: _Image, codec: Literal["jpeg", "zstd"]) -> bytes:
+    """Encode a patch (S, S, 3) uint8 as one chunk, checksum included."""
+    rgb = np.ascontiguousarray(rgb)
+    if codec == "jpeg":
+        return with_checksum(encode_jpeg(rgb, JPEG_LEVEL))
+    return with_checksum(bytes(imagecodecs.zstd_encode(rgb.tobytes(), level=ZSTD_LEVEL)))
+
+
+def decode_chunk(
+    chunk: bytes, codec: PixelCodec, side: int, window: Window | None = None, out: _Image | None = None
+) -> tuple[_Image, int]:
+    """Decode one chunk to its patch, or to a window of it.
+
+    Args:
+        chunk: with its checksum, which covers all of it.
+        codec: what the store is made of.
+        side: of the patch, px.
+        window: x0, y0, x1, y1 within the patch, px; None for all of it.
+        out: contiguous (height, width, 3) uint8 to decode into.
+
+    Returns:
+        (height, width, 3) uint8, and how many of its px are white because the decoder refuses the slide's tile.
+
+    Raises:
+        DamagedArtifactError: the checksum does not match, or the chunk is not what it should be.
+        ValueError: the window leaves the patch, or `out` does not fit it.
+    """
+    content = without_checksum(chunk)
+    if codec == "jpeg_tiles":
+        return decode_tiles(content, side, window, out)
+    whole = window is None or window == (0, 0, side, side)
+    x0, y0, x1, y1 = window or (0, 0, side, side)
+    out = canvas((x0, y0, x1, y1), side, out)
+    patch = out if whole else scratch((side, side, 3))
     try:
-        return CODECS[codec].decode(content, side)
+        if codec == "jpeg":
+            decode_jpeg(content, patch)
+        else:
+            _decode_zstd(content, patch)
     except (RuntimeError, ValueError) as error:
         raise DamagedArtifactError(f"cannot be decoded ({error})") from error
+    if not whole:
+        out[...] = patch[y0:y1, x0:x1]
+    return out, 0
 
 
-def encode_jpeg(rgb: NDArray[np.uint8], level: int) -> bytes:
+def encode_jpeg(rgb: _Image, level: int) -> bytes:
     """Encode (S, S, 3) RGB as a baseline JPEG of the given quality."""
     return bytes(imagecodecs.jpeg8_encode(rgb, level=level))
 
 
-def decode_jpeg(content: bytes) -> NDArray[np.uint8]:
-    """Decode a JPEG to (H, W, 3) RGB uint8."""
-    return np.asarray(imagecodecs.jpeg8_decode(content), dtype=np.uint8)
+def decode_jpeg(content: bytes, out: _Image) -> None:
+    """Decode a JPEG into a contiguous (H, W, 3) uint8 of its size.
+
+    Raises:
+        JpegFaultError: it has another size, or the decoder refuses.
+    """
+    frame = jpeg.read_frame(content)
+    if (frame.height, frame.width) != out.shape[:2]:
+        raise JpegFaultError(f"declares {frame.width} x {frame.height} px, expected {out.shape[1]} x {out.shape[0]}")
+    jpeg.decode(content, out=out)
 
 
-def _encode_jpeg(rgb: NDArray[np.uint8]) -> bytes:
-    return encode_jpeg(rgb, JPEG_LEVEL)
-
-
-def _decode_jpeg(content: bytes, side: int) -> NDArray[np.uint8]:
-    rgb = decode_jpeg(content)
-    if rgb.shape != (side, side, 3):
-        raise ValueError(f"shape {rgb.shape}, expected {(side, side, 3)}")
-    return rgb
-
-
-def _encode_zstd(rgb: NDArray[np.uint8]) -> bytes:
-    return bytes(imagecodecs.zstd_encode(rgb.tobytes(), level=ZSTD_LEVEL))
-
-
-def _decode_zstd(content: bytes, side: int) -> NDArray[np.uint8]:
+def _decode_zstd(content: bytes, out: _Image) -> None:
     # The size is given to the decoder, so that a few bytes cannot ask for gigabytes.
-    raw = imagecodecs.zstd_decode(content, out=side * side * 3)
-    return np.frombuffer(raw, dtype=np.uint8).reshape(side, side, 3)
-
-
-CODECS: dict[CodecName, Codec] = {
-    "jpeg": Codec([{"name": "imagecodecs_jpeg", "configuration": {"level": JPEG_LEVEL}}], _encode_jpeg, _decode_jpeg),
-    "zstd": Codec(
-        [{"name": "bytes"}, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}],
-        _encode_zstd,
-        _decode_zstd,
-    ),
-}
+    found = imagecodecs.zstd_decode(content, out=out.reshape(-1).data)
+    if len(found) != out.size:
+        raise ValueError(f"holds {len(found)} bytes, expected {out.size}")

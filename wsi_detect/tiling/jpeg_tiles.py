@@ -258,21 +258,19 @@ def _decode_part(mosaic: Mosaic, part: _Part, target: _Image) -> None:
     if target.shape == shape and target.flags.c_contiguous:
         jpeg.decode(stream, out=target)
     else:
-        target[:] = jpeg.decode(stream, out=_buffers.get(shape))[top:bottom, left:right]
+        target[:] = jpeg.decode(stream, out=scratch(shape))[top:bottom, left:right]
 
 
-class _Buffers(threading.local):
-    """A tile's worth of memory for each thread: fresh pages would cost a tenth of the decoding."""
+def scratch(shape: tuple[int, int, int]) -> _Image:
+    """Return memory of this thread for (H, W, 3) uint8, good until the next call.
 
-    def __init__(self) -> None:
-        self._memory = np.empty(0, dtype=np.uint8)
-
-    def get(self, shape: tuple[int, int, int]) -> _Image:
-        """Return an array of a shape, good until the next call."""
-        size = shape[0] * shape[1] * shape[2]
-        if len(self._memory) < size:
-            self._memory = np.empty(size, dtype=np.uint8)
-        return self._memory[:size].reshape(shape)
+    Fresh pages would cost a tenth of the decoding.
+    """
+    size = shape[0] * shape[1] * shape[2]
+    memory: _Image | None = getattr(_memory, "bytes", None)
+    if memory is None or len(memory) < size:
+        memory = _memory.bytes = np.empty(size, dtype=np.uint8)
+    return memory[:size].reshape(shape)
 
 
-_buffers = _Buffers()
+_memory = threading.local()

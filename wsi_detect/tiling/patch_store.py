@@ -6,10 +6,12 @@ absence is an error. An *index-only* store has no pixels: they are read from the
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +20,22 @@ from wsi_detect import artifact
 from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, SchemaVersionError, StaleArtifactError
 from wsi_detect.geometry import Box, PatchFrame
 from wsi_detect.schema import SCHEMA_VERSION
+from wsi_detect.slides.planes import plane_of
 from wsi_detect.slides.reader import SlideInfo, SlideReader
 from wsi_detect.slides.resample import RegionPixels, read_at_mpp
 from wsi_detect.tiling import shard
-from wsi_detect.tiling.chunk import decode_chunk
+from wsi_detect.tiling.chunk import PixelCodec, decode_chunk
 from wsi_detect.tiling.grid import TileGrid
+from wsi_detect.tiling.jpeg_tiles import Window, canvas
+from wsi_detect.tiling.quality import QUALITY_COLUMNS
 
 KIND = "wsi_detect.patches"
 ROOT = "zarr.json"
-StoreCodec = Literal["jpeg", "zstd", "none"]
+StoreCodec = Literal[PixelCodec, "none"]
 
 #: Columns with one number a patch; the second group is measured on pixels, so an index-only store has NaN there.
 MASK_COLUMNS = ("coverage",)
-PIXEL_COLUMNS = ("no_data", "unreadable", "focus", "stain", "crowding")
+PIXEL_COLUMNS = ("no_data", "unreadable", "skipped", "plane", *QUALITY_COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,10 +49,10 @@ class PatchStore:
         grid: where patches lie, slide px.
         patch_px: side of a patch, px.
         mpp: µm per px of the patches, after resampling.
-        codec: `jpeg`, `zstd`, or `none` for an index-only store.
+        codec: `jpeg_tiles` (the slide's own), `jpeg`, `zstd`, or `none` for an index-only store.
         shards: rows of each shard; of an index-only store, the runs of rows a stage commits together.
         patch_ids: (N,) int64, index of each row's patch in the grid.
-        columns: (N,) float32 each: coverage, no_data, unreadable, focus, stain, crowding.
+        columns: (N,) float32 each: `MASK_COLUMNS` and `PIXEL_COLUMNS`.
         attributes: everything the group says about itself.
     """
 
@@ -61,9 +66,9 @@ class PatchStore:
     patch_ids: NDArray[np.int64]
     columns: Mapping[str, NDArray[np.float32]]
     attributes: Mapping[str, Any]
+    _origins: NDArray[np.int64]
+    _files: shard.ShardFiles
     _reader: SlideReader | None = None
-    _origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), dtype=np.int64), repr=False)
-    _indices: dict[int, NDArray[np.uint64]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(cls, path: Path, slide: SlideReader | None = None) -> Self:
@@ -87,7 +92,7 @@ class PatchStore:
                 raise
             raise DamagedArtifactError(f"{path}: metadata invalid ({error!r}); tile the slide again") from error
         for number, entry in enumerate(facts["shards"]):
-            check_size(shard_path(path, number), entry["size"], store._label(number))
+            check_size(shard_path(path, number), entry["size"], store._files.label(number))
         if slide is not None:
             _check_slide(store, slide.info)
         return store
@@ -97,11 +102,12 @@ class PatchStore:
         grid = TileGrid(**facts["grid"])
         rows, run = int(facts["patches"]), int(facts["shard_patches"])
         patch_ids = shard.read_column(path / "patch_id", rows, "int64")
-        if facts["codec"] not in ("jpeg", "zstd", "none") or run < 1 or facts["patch_px"] < 1:
+        if facts["codec"] not in (*get_args(PixelCodec), "none") or run < 1 or facts["patch_px"] < 1:
             raise ValueError("codec, shard_patches or patch_px")
         if rows and not 0 <= int(patch_ids[0]) <= int(patch_ids[-1]) < len(grid):
             raise ValueError("patch ids outside the grid")
         names = [*MASK_COLUMNS, *PIXEL_COLUMNS]
+        shards = runs_of(rows, run)
         return cls(
             path=path,
             slide=slide.info if slide is not None else slide_from(facts["slide"]),
@@ -109,16 +115,27 @@ class PatchStore:
             patch_px=int(facts["patch_px"]),
             mpp=float(facts["mpp"]),
             codec=facts["codec"],
-            shards=runs_of(rows, run),
+            shards=shards,
             patch_ids=patch_ids,
             columns={name: shard.read_column(path / name, rows, "float32") for name in names},
             attributes=facts,
-            _reader=slide,
             _origins=grid.origins()[patch_ids],
+            _files=shard.ShardFiles(partial(shard_path, path), len(shards), run),
+            _reader=slide,
         )
 
     def __len__(self) -> int:
         return len(self.patch_ids)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the shards' files back; a later read opens them again."""
+        self._files.close()
 
     @property
     def index_only(self) -> bool:
@@ -145,31 +162,42 @@ class PatchStore:
         x, y = self._origins[row]
         return PatchFrame(float(x), float(y), self.grid.patch / self.patch_px)
 
-    def read(self, row: int) -> RegionPixels:
-        """Read the patch of a row: (patch_px, patch_px, 3) uint8, and how much of it has no data or was unreadable.
+    def read(self, row: int, window: Window | None = None, out: NDArray[np.uint8] | None = None) -> RegionPixels:
+        """Read the patch of a row, or a window of it; several threads may do so at once.
+
+        Args:
+            row: of the store.
+            window: x0, y0, x1, y1 within the patch, patch px; None for all of it. Of a patch kept as the slide's own
+                tiles only those it touches are decoded.
+            out: contiguous (height, width, 3) uint8 to read into; spares the memory of a new one.
+
+        Returns:
+            (height, width, 3) uint8, and how much of the patch has no data or was unreadable when it was tiled; what
+            proves undecodable now is white and counted as well.
 
         Raises:
             IndexError: there is no such row.
+            ValueError: the window leaves the patch, or `out` does not fit it.
             MissingArtifactError: its shard or chunk is gone, or the store is index-only and was opened without slide.
             DamagedArtifactError: its checksum does not match.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of a store of {len(self)} patches")
-        if self.index_only:
-            return self._read_slide(row)
-        number, place = divmod(row, int(self.attributes["shard_patches"]))
-        label = f"patch {int(self.patch_ids[row])} (place {place} of {self._label(number)})"
-        offset, length = self._index(number)[place]
-        if offset == shard.ABSENT:
-            raise MissingArtifactError(f"{label} missing in {self.path}; tile the slide again")
-        with shard_path(self.path, number).open("rb") as stream:
-            stream.seek(int(offset))
-            content = stream.read(int(length))
+        if self.codec == "none":
+            return self._read_slide(row, window, out)
+        number, place = divmod(row, len(self.shards[0]))
+        label = f"patch {int(self.patch_ids[row])} (place {place} of {self._files.label(number)})"
+        chunk = self._files.chunk(number, place)
+        if chunk is None:
+            raise MissingArtifactError(f"{label} missing in {self.path}; {shard.REMEDY}")
         try:
-            rgb = decode_chunk(content, "zstd" if self.codec == "zstd" else "jpeg", self.patch_px)
+            rgb, lost = decode_chunk(chunk, self.codec, self.patch_px, window, out)
         except DamagedArtifactError as error:
-            raise DamagedArtifactError(f"{label} is damaged: {error}, in {self.path}; tile the slide again") from error
-        return RegionPixels(rgb, float(self.columns["no_data"][row]), float(self.columns["unreadable"][row]))
+            raise DamagedArtifactError(f"{label} is damaged: {error}, in {self.path}; {shard.REMEDY}") from error
+        unreadable = float(self.columns["unreadable"][row])
+        if lost:
+            unreadable = min(unreadable + lost / self._px_on_slide(row, window), 1.0)
+        return RegionPixels(rgb, float(self.columns["no_data"][row]), unreadable)
 
     def batches(
         self, size: int, rows: Sequence[int] | None = None
@@ -178,33 +206,40 @@ class PatchStore:
         wanted = range(len(self)) if rows is None else rows
         for start in range(0, len(wanted), size):
             part = wanted[start : start + size]
-            yield np.array(part, dtype=np.int64), np.stack([self.read(row).rgb for row in part])
+            pixels = np.empty((len(part), self.patch_px, self.patch_px, 3), dtype=np.uint8)
+            for row, rgb in zip(part, pixels, strict=True):
+                self.read(row, out=rgb)
+            yield np.array(part, dtype=np.int64), pixels
 
-    def verify(self) -> None:
-        """Read every shard and hold it against its checksum.
-
-        Raises:
-            DamagedArtifactError: one differs from what was written.
-        """
-        for number, entry in enumerate(self.attributes["shards"]):
-            path = shard_path(self.path, number)
-            if digest_of(path.read_bytes()) != entry["sha256"]:
-                raise DamagedArtifactError(f"{self._label(number)} fails its checksum ({path}); tile the slide again")
-
-    def _read_slide(self, row: int) -> RegionPixels:
+    def _read_slide(self, row: int, window: Window | None, out: NDArray[np.uint8] | None) -> RegionPixels:
         if self._reader is None:
             raise MissingArtifactError(f"{self.path} is index-only; open it together with its slide to read pixels")
-        x, y = self._origins[row]
-        return read_at_mpp(self._reader, int(x), int(y), self.grid.patch, self.patch_px)
+        x, y = (int(value) for value in self._origins[row])
+        side, wanted = self.grid.patch, window or (0, 0, self.patch_px, self.patch_px)
+        if out is not None or window is not None:
+            out = canvas(wanted, self.patch_px, out)
+        plane = plane_of(self._reader, self.attributes["key"]["config"]["plane"], x, y, side)
+        x0, y0, x1, y1 = wanted
+        if side == self.patch_px and x1 - x0 == y1 - y0:
+            # One px is one px: no more needs to be read than is asked for.
+            region = read_at_mpp(self._reader, x + x0, y + y0, x1 - x0, x1 - x0, plane=plane)
+            rgb = region.rgb
+        else:
+            region = read_at_mpp(self._reader, x, y, side, self.patch_px, plane=plane)
+            rgb = region.rgb[y0:y1, x0:x1]
+        if out is None:
+            return region
+        out[...] = rgb
+        return RegionPixels(out, region.no_data, region.unreadable)
 
-    def _index(self, number: int) -> NDArray[np.uint64]:
-        if number not in self._indices:
-            capacity = int(self.attributes["shard_patches"])
-            self._indices[number] = shard.read_index(shard_path(self.path, number), capacity, self._label(number))
-        return self._indices[number]
-
-    def _label(self, number: int) -> str:
-        return f"shard {number + 1} of {len(self.shards)}"
+    def _px_on_slide(self, row: int, window: Window | None) -> int:
+        """Px of a window of a patch, or of all of it, that lie on the slide; at least 1."""
+        x0, y0, x1, y1 = window or (0, 0, self.patch_px, self.patch_px)
+        scale = self.grid.patch / self.patch_px
+        x, y = (int(value) for value in self._origins[row])
+        across = min(math.ceil((self.grid.width - x) / scale), x1) - x0
+        down = min(math.ceil((self.grid.height - y) / scale), y1) - y0
+        return max(across, 1) * max(down, 1)
 
 
 def shard_path(store: Path, number: int) -> Path:
@@ -228,12 +263,10 @@ def check_size(path: Path, size: int, label: str) -> None:
         DamagedArtifactError: it has another size.
     """
     if not path.exists():
-        raise MissingArtifactError(f"{label} missing ({path}); tile the slide again")
+        raise MissingArtifactError(f"{label} missing ({path}); {shard.REMEDY}")
     found = path.stat().st_size
     if found != size:
-        raise DamagedArtifactError(
-            f"{label} is damaged: {found} bytes, {size} were written ({path}); tile the slide again"
-        )
+        raise DamagedArtifactError(f"{label} is damaged: {found} bytes, {size} were written ({path}); {shard.REMEDY}")
 
 
 def runs_of(rows: int, size: int) -> list[range]:
