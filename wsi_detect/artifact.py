@@ -14,6 +14,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +151,17 @@ def fingerprint(path: Path) -> str:
     Size, plus 16 blocks of 1 MiB evenly spread over the file (all of a smaller file): the cost does not grow with
     the slide. A format that keeps its pixels in a folder of the same name (MRXS) has that folder's files counted in.
     """
-    digest = hashlib.sha256()
     companion = path.with_suffix("") if path.suffix.lower() == ".mrxs" else None
     parts = sorted(p for p in companion.rglob("*") if p.is_file()) if companion and companion.is_dir() else []
-    for part in [path, *parts]:
-        size = part.stat().st_size
+    stats = [(part, part.stat()) for part in [path, *parts]]
+    return _fingerprint(tuple((part, stat.st_size, stat.st_mtime_ns, stat.st_ino) for part, stat in stats))
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(parts: tuple[tuple[Path, int, int, int], ...]) -> str:
+    """Hash files given with size, time and inode: several stages ask for the same slide, and it is 16 MiB to read."""
+    digest = hashlib.sha256()
+    for part, size, _, _ in parts:
         digest.update(size.to_bytes(8, "little"))
         with part.open("rb") as stream:
             if size <= _SAMPLE * _SAMPLES:

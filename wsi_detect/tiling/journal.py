@@ -7,6 +7,7 @@ store.
 
 import logging
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +123,10 @@ def finish(plan: Plan, out: Path) -> None:
             shards.append({"size": entry["size"], "sha256": entry["sha256"]})
             for name in PIXEL_COLUMNS:
                 pixel[name][run.start : run.stop] = np.array(entry["columns"][name], dtype=np.float32)
-    shard.write_column(store / "patch_id", plan.patch_ids)
-    shard.write_column(store / "origin_px", plan.origins)
-    for name, values in {"coverage": plan.coverage, **pixel}.items():
-        shard.write_column(store / name, values)
+    columns = {"patch_id": plan.patch_ids, "origin_px": plan.origins, "coverage": plan.coverage, **pixel}
+    # Each file is synced to the disk; waiting for all at once takes hardly longer than for one.
+    with ThreadPoolExecutor(len(columns)) as pool:
+        for written in [pool.submit(shard.write_column, store / name, values) for name, values in columns.items()]:
+            written.result()
     artifact.write_json(store / ROOT, shard.group_metadata(plan.attributes(shards)))
     shutil.rmtree(out / JOURNAL)
