@@ -236,11 +236,12 @@ class JpegTiles:
 
 def _fits(table: TileLevel, row: int, column: int, frame: jpeg.Frame) -> bool:
     """Whether a frame has the size of its tile; at the right and bottom edge it may end with the level."""
-    wide, high = frame.width == table.tile_width, frame.height == table.tile_height
-    if table.whole:
-        return wide and high
-    wide = wide or frame.width == table.width - column * table.tile_width
-    return wide and (high or frame.height == table.height - row * table.tile_height)
+    width, height = table.tile_width, table.tile_height
+    if (frame.width, frame.height) == (width, height) or table.whole:
+        return (frame.width, frame.height) == (width, height)
+    # Never larger than a tile: a stream that claims the rest of the slide would have it decoded whole.
+    wide, high = min(width, table.width - column * width), min(height, table.height - row * height)
+    return frame.width in (width, wide) and frame.height in (height, high)
 
 
 def _restarted(part: bytes, number: int, count: int) -> bytes:
