@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from wsi_detect.slides.reader import SlideReader
 from wsi_detect.slides.tiles import tiles_of
 from wsi_detect.tiling.blank import BlankTiles, find_blank
-from wsi_detect.tiling.chunk import crc32c, encode_chunk
+from wsi_detect.tiling.chunk import encode_chunk, with_checksum
 from wsi_detect.tiling.patch_store import PIXEL_COLUMNS
 from wsi_detect.tiling.plan import Plan
 from wsi_detect.tiling.quality import QUALITY_COLUMNS, SAMPLE_PX, measure, sample_boxes
@@ -17,10 +17,6 @@ from wsi_detect.tiling.sweep import TileSweep
 from wsi_detect.tiling.verbatim import TileCopier
 
 _Image = NDArray[np.uint8]
-
-
-def with_checksum(content: bytes) -> bytes:
-    return content + crc32c(content).to_bytes(4, "little")
 
 
 @dataclass(frozen=True, slots=True)
