@@ -70,7 +70,7 @@ class TileProgress:
         self._show(result.slide_id, f"{result.patches} patches")
         if isinstance(result, TileResult) and not self._console.is_terminal:
             speed = "" if result.megapixels_per_s is None else f", {result.megapixels_per_s:.0f} MP/s"
-            reason = f": {result.reason}" if result.reason else ""
+            reason = f" ({result.reason})" if result.reason else ""
             self._line(f"{result.slide_id} {result.status}, {result.patches} patches{speed}{reason}")
 
     def _show(self, name: str, patches: str) -> None:
@@ -110,10 +110,10 @@ def show_results(results: Sequence[TileResult], table: Path) -> None:
             _number(result.mpp, ".4g"),
             result.codec,
             _number(result.megapixels_per_s, ".0f"),
-            f"{result.bytes / 1e6:.4g}",
+            _number(result.bytes / 1e6 if result.codec else None, ".4g"),
             "" if result.unreadable_fraction is None else f"{100 * result.unreadable_fraction:.2g} %",
         )
-    _show(shown, [f"{result.slide_id}: {result.reason}" for result in results if result.reason], str(table))
+    _show(shown, [_remark(result.slide_id, result.reason) for result in results if result.reason], str(table))
 
 
 def show_plan(plans: Sequence[SlidePlan], room: Room, lanes: int) -> None:
@@ -137,9 +137,9 @@ def show_plan(plans: Sequence[SlidePlan], room: Room, lanes: int) -> None:
         "",
         f"{sum(plan.bytes for plan in able) / 1e9:.3g}",
         str(sum(plan.files for plan in able)),
-        f"{seconds / 60:.2g}",
+        f"{seconds / 60:.1f}",
     )
-    reasons = [f"{plan.slide_id}: {plan.error or f'{plan.codec}: {plan.codec_reason}'}" for plan in plans]
+    reasons = [_remark(plan.slide_id, _why(plan)) for plan in plans if _why(plan)]
     _show(shown, reasons, f"{room.needed / 1e9:.3g} GB to write, {room.free / 1e9:.3g} GB free on {room.folder}")
 
 
@@ -155,7 +155,7 @@ def limits_of(memory_gb: float | None, stall_s: float, threads: int) -> Limits:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=None)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in columns:
         table.add_column(name, no_wrap=True)
     return table
@@ -168,6 +168,17 @@ def _show(table: Table, remarks: Sequence[str], last: str) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
+def _why(plan: SlidePlan) -> str:
+    """Why a slide cannot be tiled, or why its own tiles cannot be kept; nothing where there is nothing to explain."""
+    if plan.codec == "jpeg" and plan.codec_reason != plan.codec:
+        return f"encoded anew, because {plan.codec_reason}"
+    return plan.error or ""
+
+
+def _remark(slide_id: str, reason: str) -> str:
+    return reason if slide_id in reason else f"{slide_id}: {reason}"
+
+
 def _figures(plan: SlidePlan, lanes: int) -> list[str]:
     minutes = plan.seconds / lanes / 60
     return [
@@ -176,7 +187,7 @@ def _figures(plan: SlidePlan, lanes: int) -> list[str]:
         plan.codec,
         f"{plan.bytes / 1e9:.3g}",
         str(plan.files),
-        f"{minutes:.2g}",
+        f"{minutes:.1f}",
     ]
 
 

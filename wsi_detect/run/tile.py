@@ -26,6 +26,8 @@ from wsi_detect.workers import Limits, Outcome, map_items, report
 TABLE = "tiling.csv"
 #: Seconds between two messages of a slide's progress.
 _EVERY_S = 0.2
+#: Slides whose stores are in the way are named, up to so many.
+_NAMED = 5
 
 _log = logging.getLogger(__name__)
 
@@ -157,7 +159,8 @@ def finished(rows: Sequence[SlideRow], batch: TileBatch) -> dict[str, TileResult
             # Begun, or damaged: the worker completes it, or meets the damage again and records it.
             _log.debug("%s is not finished: %s", row.slide_id, error)
     if stale and not batch.overwrite:
-        raise StaleArtifactError("\n".join(stale))
+        more = [f"and {len(stale) - _NAMED} slides more"] if len(stale) > _NAMED else []
+        raise StaleArtifactError("\n".join(stale[:_NAMED] + more))
     return done
 
 
