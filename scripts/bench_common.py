@@ -9,11 +9,13 @@ import importlib
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -61,14 +63,39 @@ def medians(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, 
     return {name: statistics.median(figures) for name, figures in found.items()}
 
 
-def in_child(script: str, *arguments: str) -> dict[str, float]:
+def rates(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, float]:
+    """Measure work that returns how many megapixels it delivered; see `medians`.
+
+    Returns:
+        `<name>/core`, megapixels a CPU second, and `<name>/wall`, megapixels a second.
+    """
+    walls: dict[str, list[float]] = {name: [] for name in cases}
+
+    def measured(name: str) -> float:
+        delivered = []
+        cpu, wall = cpu_and_wall(lambda: delivered.append(cases[name]()))
+        walls[name].append(delivered[0] / wall)
+        return delivered[0] / cpu
+
+    cores = medians({name: partial(measured, name) for name in cases}, rounds)
+    found = {f"{name}/core": value for name, value in cores.items()}
+    return found | {f"{name}/wall": statistics.median(walls[name][-rounds:]) for name in cases}
+
+
+def in_child(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, float]:
     """Run a script of this folder in a process of its own; return the JSON object in the last line it prints.
+
+    Args:
+        script: its file name.
+        arguments: its command line.
+        environment: variables to set besides those of this process.
 
     Raises:
         RuntimeError: it failed; the text is what it printed.
     """
     command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - our own script
+    variables = {**os.environ, **(environment or {})}
+    done = subprocess.run(command, capture_output=True, text=True, env=variables)  # noqa: S603 - our own script
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
     return {name: float(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
@@ -116,8 +143,8 @@ def machine() -> str:
 
 
 def _cpu() -> float:
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _cell(value: object) -> str:

@@ -2,7 +2,8 @@
 
     python scripts/bench_slides.py --quick
 
-* `tct`: 20,480 px, a round deposit, 47 % of the tiles blank; q80 4:2:0, about 0.11 byte/px.
+* `tct`: 20,480 px, a round deposit, 47 % of the tiles blank; q80 4:2:0, about 0.11 byte/px. `tct_half`,
+  `tct_quarter`: the same of about half and of a quarter of the area.
 * `dense444`: 10,240 px full of cells, with sensor noise; q90 4:4:4, about 0.49 byte/px.
 * `sparse`: 100,000 px, of which only the tiles around five deposits exist.
 
@@ -82,6 +83,8 @@ _FIVE = tuple((x, y, 0.025) for x, y in ((0.5, 0.5), (0.15, 0.2), (0.8, 0.25), (
 #: Full size, and quick.
 SCENES = {
     "tct": (Scene(20_480, _ROUND, 133, 3.3, 80, "420"), Scene(4_096, _ROUND, 133, 3.3, 80, "420")),
+    "tct_half": (Scene(14_336, _ROUND, 133, 3.3, 80, "420"), Scene(2_816, _ROUND, 133, 3.3, 80, "420")),
+    "tct_quarter": (Scene(10_240, _ROUND, 133, 3.3, 80, "420"), Scene(2_048, _ROUND, 133, 3.3, 80, "420")),
     "dense444": (Scene(10_240, (), 120, 7.6, 90, "444"), Scene(2_048, (), 120, 7.6, 90, "444")),
     "sparse": (
         Scene(100_000, _FIVE, 133, 3.3, 80, "420", sparse=True),
