@@ -3,7 +3,9 @@ import pytest
 from memory_slides import GROUND, MemorySlide
 
 from wsi_detect.errors import DamagedSlideError
-from wsi_detect.tiling.mask import CellMask, MaskConfig, clean_ground, deposit_circle, find_cells, grow, stain_mask
+from wsi_detect.tiling.blocks import grow
+from wsi_detect.tiling.deposit import deposit_circle
+from wsi_detect.tiling.mask import CellMask, MaskConfig, clean_ground, find_cells, stain_mask
 
 
 def ground(height, width, grey=GROUND):
@@ -139,7 +141,7 @@ def test_other_shapes_are_no_deposit(mask):
 def test_stain_outside_the_deposit_is_left_out_and_counted(preparation, kept):
     stained = disc(6.5, size_mm=20.0)
     rgb = np.where(stained[..., None], np.uint8(120), np.uint8(GROUND)).repeat(3, axis=2)
-    rgb[5:25, 5:25] = 30
+    rgb[5:25, 5:25] = 90
     mask = find_cells(MemorySlide(rgb, mpp=20.0), MaskConfig(preparation=preparation, margin_um=0, um_per_px=20))
     assert mask.coverage(np.array([[5, 5, 25, 25]])) == kept
     assert (mask.left_out_px, mask.circle is None) == ((0, True) if kept else (400, False))

@@ -1,15 +1,17 @@
-"""Where the cells are: whatever absorbs light on a thumbnail, and for a liquid-based preparation the deposit circle.
+"""Where the cells are: whatever absorbs light on a thumbnail, less what is known to be no cell.
 
 The mask only saves work, so every choice leans to the side of keeping: one pale cell on clean ground must be in it.
 """
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 
 from wsi_detect.config import Config
@@ -17,15 +19,18 @@ from wsi_detect.errors import DamagedSlideError
 from wsi_detect.geometry import Box
 from wsi_detect.slides.reader import Pixels, SlideReader
 from wsi_detect.slides.resample import thumbnail
+from wsi_detect.tiling.blocks import Blocks, Mask, grow
+from wsi_detect.tiling.deposit import Circle, deposit_circle, disc
+from wsi_detect.tiling.glass_edges import EdgeConfig, find_coverslip, find_label
+from wsi_detect.tiling.ink import InkConfig, find_ink
 
-Mask = NDArray[np.bool_]
 Preparation = Literal["auto", "lbc", "smear", "none"]
+Artefact = Literal["pen", "label", "coverslip"]
+Colour = tuple[float, float, float]
 
-#: Deposits of the liquid-based systems are 13 mm (SurePath) and 20 mm (ThinPrep) across; scanners and filters vary.
-_DEPOSIT_MM = (10.0, 25.0)
-#: Side of the blocks the geometry of a deposit is judged on, µm.
-_BLOCK_UM = 250.0
 _TINY = 1e-7
+#: The ground is looked for on no more px than about this.
+_GROUND_PX = 2**18
 
 
 class MaskConfig(Config):
@@ -39,6 +44,9 @@ class MaskConfig(Config):
             0.02 is 5 % of the light; pale cytoplasm takes 10 % and more, a nucleus a third.
         margin_um: how far the mask is grown around every stained pixel, µm.
         circle_margin: how far the deposit circle is grown before stain outside it is left out, fraction of its radius.
+        leave_out: what is looked for and left out: pen marks, label or frosted end, edges of the coverslip.
+        ink: what counts as a pen mark.
+        edges: what counts as a label or as an edge of the coverslip.
     """
 
     preparation: Preparation = "auto"
@@ -47,15 +55,9 @@ class MaskConfig(Config):
     stain_threshold: float = Field(default=0.02, gt=0, lt=1)
     margin_um: float = Field(default=20.0, ge=0)
     circle_margin: float = Field(default=0.1, ge=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Circle:
-    """A deposit circle, slide px."""
-
-    x_px: float
-    y_px: float
-    radius_px: float
+    leave_out: tuple[Artefact, ...] = ("pen", "label", "coverslip")
+    ink: InkConfig = InkConfig()
+    edges: EdgeConfig = EdgeConfig()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +68,8 @@ class CellMask:
         mask: (h, w) bool, one entry per `downsample` x `downsample` slide px.
         downsample: slide px per mask px.
         circle: the deposit circle outside which stain was left out, if one was found.
-        left_out: stained area left out, slide px², by reason.
+        left_out: stained area left out, slide px², by reason: pen, label, coverslip, outside_deposit. A reason that
+            took nothing is not there.
         ground: colour of the clean glass, RGB.
     """
 
@@ -74,7 +77,7 @@ class CellMask:
     downsample: float
     circle: Circle | None = None
     left_out: Mapping[str, float] = field(default_factory=dict)
-    ground: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    ground: Colour = (255.0, 255.0, 255.0)
     _sums: NDArray[np.uint32] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -134,21 +137,47 @@ def find_cells(reader: SlideReader, config: MaskConfig | None = None) -> CellMas
     side = min(config.max_px, max(64, math.ceil(longest * mpp / config.um_per_px)), longest)
     watch = _Watch(reader)
     rgb, downsample = thumbnail(watch, side)
+    um = downsample * mpp
     ground = clean_ground(rgb)
     stained = stain_mask(rgb, ground, config.stain_threshold)
-    um = downsample * mpp
+    left_out: dict[str, float] = {}
+    for reason, found in _artefacts(rgb, stained, ground, um, config):
+        left_out[reason] = _remove(found, stained) * downsample**2
     circle = None if config.preparation == "smear" else deposit_circle(stained, um)
-    left_out = {}
     if circle is not None:
-        outside = stained & ~_disc(stained.shape, circle, 1 + config.circle_margin)
-        left_out["outside_deposit"] = float(outside.sum()) * downsample**2
-        stained &= ~outside
+        left_out["outside_deposit"] = (
+            _remove(~disc(stained.shape, circle, 1 + config.circle_margin), stained) * downsample**2
+        )
         circle = Circle(circle.x_px * downsample, circle.y_px * downsample, circle.radius_px * downsample)
     mask = grow(stained, math.ceil(config.margin_um / um))
     for x0, y0, x1, y1 in watch.leaves():
         rows = slice(max(0, math.floor(y0 / downsample)), max(0, math.ceil(y1 / downsample)))
         mask[rows, max(0, math.floor(x0 / downsample)) : max(0, math.ceil(x1 / downsample))] = True
-    return CellMask(mask, downsample, circle, left_out, ground)
+    return CellMask(mask, downsample, circle, {name: area for name, area in left_out.items() if area > 0}, ground)
+
+
+def _artefacts(
+    rgb: NDArray[np.uint8], stained: Mask, ground: Colour, um: float, config: MaskConfig
+) -> Iterator[tuple[str, Mask]]:
+    """Masks (h, w) of what is stained and no cell, with the reason; `stained` shrinks between one and the next."""
+    if not config.leave_out or not stained.any():
+        return
+    blocks = Blocks.of(rgb, um)
+    if "label" in config.leave_out and (label := find_label(blocks, ground, config.edges)) is not None:
+        yield "label", blocks.to_px(label)
+    if "pen" in config.leave_out and (ink := find_ink(rgb, blocks, ground, config.ink)) is not None:
+        yield "pen", blocks.to_px(ink)
+    if "coverslip" in config.leave_out:
+        line = find_coverslip(stained, blocks, ground, config.edges)
+        if line is not None:
+            yield "coverslip", line
+
+
+def _remove(found: Mask, stained: Mask) -> int:
+    """Take what was found out of the stained px; returns how many those were."""
+    before = int(np.count_nonzero(stained))
+    stained &= ~found
+    return before - int(np.count_nonzero(stained))
 
 
 class _Watch:
@@ -198,91 +227,49 @@ def _holds(outer: Box, inner: Box) -> bool:
     )
 
 
-def clean_ground(rgb: NDArray[np.uint8]) -> tuple[float, float, float]:
+def clean_ground(rgb: NDArray[np.uint8]) -> Colour:
     """Colour of the clean glass of a thumbnail: the commonest value near the bright end of what is not pure white.
 
     Not the bright end itself: around dark cells a thumbnail's JPEG overshoots, and glass would pass for stain. Areas
     without data are white and say nothing about it; where all is white, so is the ground. Where a slide shows no clean
     ground at all, its brightest cytoplasm is taken for it, and nuclei still stand out.
     """
-    known = (rgb < 255).any(axis=2)
+    step = max(1, math.isqrt(rgb.shape[0] * rgb.shape[1] // _GROUND_PX))
+    few = np.ascontiguousarray(rgb[::step, ::step])
+    known = _below(few, (255.0, 255.0, 255.0))
     if not known.any():
         return (255.0, 255.0, 255.0)
-    red, green, blue = (float(_bright_peak(rgb[..., channel][known])) for channel in range(3))
+    # The thumbnail of a large smear has tens of millions of pixels: a histogram sorts none of them.
+    counts = Image.fromarray(few).histogram(mask=Image.fromarray(known.view(np.uint8) * np.uint8(255)))
+    red, green, blue = (_bright_peak(channel) for channel in np.reshape(counts, (3, 256)))
     return (red, green, blue)
 
 
-def stain_mask(rgb: NDArray[np.uint8], ground: tuple[float, float, float], threshold: float) -> Mask:
-    """Pixels darker than the ground by an optical density of `threshold` in any channel: (h, w, 3) → (h, w)."""
-    # OD > t is the same as value < ground * 10^-t, without a logarithm per pixel.
-    limit = np.array(ground) * 10.0**-threshold
-    return np.asarray((rgb < limit).any(axis=2) & (rgb < 255).any(axis=2))
-
-
-def deposit_circle(stained: Mask, um_per_px: float) -> Circle | None:
-    """Find the round deposit of a liquid-based preparation, in px of the mask, or None where there is none.
-
-    The moments of a filled disc give centre and radius (median of squared distances = R² / 2); it is believed only
-    if it is as large as such deposits are, evenly filled, and surrounded by clean glass.
-    """
-    block = max(1, round(_BLOCK_UM / um_per_px))
-    occupied = _blocks(stained, block)
-    rows, columns = np.nonzero(occupied)
-    if not len(rows):
-        return None
-    x, y = float(np.median(columns)) + 0.5, float(np.median(rows)) + 0.5
-    distances = np.hypot(columns + 0.5 - x, rows + 0.5 - y)
-    radius = math.sqrt(2.0 * float(np.median(distances**2)))
-    diameter_mm = 2 * radius * block * um_per_px / 1000
-    inside = float((distances <= 1.05 * radius).mean())
-    filled = float((distances <= radius).sum()) / (math.pi * max(radius, 1.0) ** 2)
-    ring = int(((distances > 1.05 * radius) & (distances <= 1.25 * radius)).sum())
-    ring_share = ring / (math.pi * (1.25**2 - 1.05**2) * max(radius, 1.0) ** 2)
-    low, high = _DEPOSIT_MM
-    if low <= diameter_mm <= high and inside >= 0.95 and filled >= 0.6 and ring_share <= 0.1:
-        return Circle(x * block, y * block, radius * block)
-    return None
-
-
-def grow(mask: Mask, radius: int) -> Mask:
-    """Dilate a mask by a square of side 2 * radius + 1, through window sums."""
-    if radius < 1:
-        return mask
-    height, width = mask.shape
-    sums = _integral(mask)
-    top, bottom = np.clip(np.arange(height) - radius, 0, height), np.clip(np.arange(height) + radius + 1, 0, height)
-    left, right = np.clip(np.arange(width) - radius, 0, width), np.clip(np.arange(width) + radius + 1, 0, width)
-    bands = sums[bottom] - sums[top]
-    return np.asarray(bands[:, right] - bands[:, left] > 0)
-
-
-def _bright_peak(values: NDArray[np.uint8]) -> int:
-    # By histogram: the thumbnail of a large smear has tens of millions of pixels.
-    counts = np.bincount(values, minlength=256)
+def _bright_peak(counts: NDArray[np.int64]) -> float:
     sums = np.cumsum(counts)
     top = int(np.searchsorted(sums, 0.99 * sums[-1]))
     # Pale cytoplasm takes 10 % of the light and more.
     low = math.ceil(0.93 * top)
-    return low + int(counts[low : top + 1].argmax())
+    return float(low + counts[low : top + 1].argmax())
+
+
+def stain_mask(rgb: NDArray[np.uint8], ground: Colour, threshold: float) -> Mask:
+    """Pixels darker than the ground by an optical density of `threshold` in any channel: (h, w, 3) → (h, w)."""
+    # OD > t is the same as value < ground * 10^-t, without a logarithm per pixel.
+    red, green, blue = (level * 10.0**-threshold for level in ground)
+    return _below(rgb, (red, green, blue))
+
+
+def _below(rgb: NDArray[np.uint8], limit: Colour) -> Mask:
+    # One channel at a time and in bytes: a comparison along the last axis takes ten times as long.
+    red, green, blue = (rgb[..., k] < np.uint8(math.ceil(limit[k])) for k in range(3))
+    return np.asarray(red | green | blue)
 
 
 def _integral(mask: Mask) -> NDArray[np.uint32]:
     sums = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), dtype=np.uint32)
-    np.cumsum(mask, axis=0, out=sums[1:, 1:])
-    np.cumsum(sums[1:, 1:], axis=1, out=sums[1:, 1:])
+    np.cumsum(mask, axis=1, out=sums[1:, 1:])
+    # Row on row stays in the cache; a cumulative sum down the columns does not.
+    for above, row in itertools.pairwise(sums):
+        row += above
     return sums
-
-
-def _blocks(stained: Mask, block: int) -> Mask:
-    """Blocks of which at least 2 % is stained: dust on clean glass is not a deposit."""
-    sums = _integral(stained)
-    y = np.arange(0, stained.shape[0] + block, block).clip(max=stained.shape[0])
-    x = np.arange(0, stained.shape[1] + block, block).clip(max=stained.shape[1])
-    counts = np.diff(np.diff(sums[np.ix_(y, x)], axis=0), axis=1)
-    return np.asarray(counts >= 0.02 * block * block)
-
-
-def _disc(shape: tuple[int, ...], circle: Circle, factor: float) -> Mask:
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    reach = circle.radius_px * factor
-    return np.asarray((x + 0.5 - circle.x_px) ** 2 + (y + 0.5 - circle.y_px) ** 2 <= reach**2)

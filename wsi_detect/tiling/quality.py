@@ -130,8 +130,8 @@ def measure(samples: Sequence[NDArray[np.uint8]], ground: tuple[float, float, fl
 def _densities(ground: tuple[float, float, float]) -> NDArray[np.uint16]:
     """Optical density of every value of every colour, thousandths, at most 2.5: (3, 256)."""
     values = np.maximum(np.arange(256), 1)
-    rows = [np.log10(max(level, 1.0) / values) for level in ground]
-    return np.clip(np.rint(np.stack(rows) * 1000), 0, 2500).astype(np.uint16)
+    rows = [np.clip(np.rint(np.log10(max(level, 1.0) / values) * 1000), 0, 2500) for level in ground]
+    return np.stack(rows).astype(np.uint16)
 
 
 def _focus(samples: Sequence[_Grey], edge: float) -> float:
