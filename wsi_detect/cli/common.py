@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer.core import TyperGroup
 
+from wsi_detect.errors import EXIT_INTERRUPTED
+
 if TYPE_CHECKING:
     from wsi_detect.config import Config
 
@@ -26,7 +28,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
 
 class Commands(TyperGroup):
-    """The command group; a reader that closes the pipe ends the program quietly."""
+    """The command group; an interrupt ends the program with a word, a reader that closes the pipe without one."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -37,6 +39,10 @@ class Commands(TyperGroup):
             with contextlib.suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(EXIT_PIPE) from None
+        except KeyboardInterrupt:
+            # Here: further out it would be taken for an exit like others, and nobody told how to go on.
+            typer.echo("wsi-detect: stopped; run the same command to continue", err=True)
+            raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _show_version(asked: bool) -> None:

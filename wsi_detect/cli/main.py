@@ -16,7 +16,6 @@ from wsi_detect.cli.common import Commands, start
 from wsi_detect.errors import (
     EXIT_BUG,
     EXIT_ENVIRONMENT,
-    EXIT_INTERRUPTED,
     EXIT_TERMINATED,
     MissingExtraError,
     WsiDetectError,
@@ -65,9 +64,6 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         make_app()(prog_name="wsi-detect")
-    except KeyboardInterrupt:
-        _say("stopped; run the same command to continue")
-        sys.exit(EXIT_INTERRUPTED)
     except WsiDetectError as error:
         _say(str(error))
         sys.exit(error.exit_code)
