@@ -31,6 +31,7 @@ from wsi_detect.testing.contracts import (
     check_sampler,
 )
 from wsi_detect.testing.kfb import write_kfb
+from wsi_detect.testing.ome import write_ome
 from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.testing.perfect import classes_of, perfect_table
 from wsi_detect.testing.pyramid import write_pyramid
@@ -74,6 +75,7 @@ def write_image(path, pixels):
 #: File → (how to write it, mean error its compression may cause).
 SAMPLES = {
     "a.svs": (write_tiff, 3.0),
+    "a.ome.tif": (lambda path, pixels: write_ome(path, [pixels, pixels], tile_px=128), 0.0),
     "a.kfb": (write_kfb, 3.0),
     "a.sdpc": (write_sdpc, 3.0),
     "a.png": (write_image, 0.0),

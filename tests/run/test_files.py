@@ -19,8 +19,8 @@ OUTCOMES = [
     ("odd/large_image_small_la.tiff", None, False, NOT, "1000 µm per px"),
     ("odd/large_image_small_la.tiff", 0.25, False, SCREENED, ""),
     ("odd/histolab_broken.svs", None, False, NOT, "not a slide this version reads"),
-    ("odd/large_image_grey10kx5k.tif", None, False, NOT, "not a slide this version reads"),
-    ("odd/large_image_zero_gi.tif", None, False, NOT, "not a slide this version reads"),
+    ("odd/large_image_grey10kx5k.tif", None, False, NOT, "352.778 µm per px"),
+    ("odd/large_image_zero_gi.tif", None, False, NOT, "no picture in it"),
 ]
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from wsi_detect import artifact
 from wsi_detect.errors import ImplausibleResolutionError, MissingSlideError, SlideError, UnsupportedSlideError
-from wsi_detect.slides import image, kfb, openslide, sdpc
+from wsi_detect.slides import image, kfb, openslide, sdpc, tiff
 from wsi_detect.slides.reader import SlideFormat, SlideInfo, SlideReader
 
 #: In order of preference.
-READERS: tuple[SlideFormat, ...] = (openslide, kfb, sdpc, image)
+READERS: tuple[SlideFormat, ...] = (openslide, tiff, kfb, sdpc, image)
 
 #: µm per px a cytology scan can have.
 PLAUSIBLE_MPP = (0.05, 10.0)

@@ -22,7 +22,7 @@ from wsi_detect.errors import DamagedSlideError, EnvironmentFaultError, MissingS
 from wsi_detect.geometry import Box
 from wsi_detect.slides.jpeg import JpegFaultError
 from wsi_detect.slides.reader import Pixels, SlideInfo, check_request
-from wsi_detect.slides.tiff_tags import check_tiff
+from wsi_detect.slides.tiff_tags import check_tiff, is_for_openslide
 from wsi_detect.slides.tiff_tiles import LevelSize, jpeg_tiles_of
 
 #: 4.0.1 fixes CVE-2026-48977, and no wheel of it holds the libtiff that returned memory it had not written.
@@ -44,8 +44,10 @@ _log = logging.getLogger(__name__)
 
 
 def accepts(path: Path) -> bool:
-    """Whether OpenSlide recognises the file."""
-    return openslide.OpenSlide.detect_format(path) is not None
+    """Whether OpenSlide recognises the file and reads all that matters of it."""
+    vendor = openslide.OpenSlide.detect_format(path)
+    # Of DICOM it reads one focal plane, whole grids of tiles and some compressions: only trying tells.
+    return vendor is not None and (_opens(path) if vendor == "dicom" else is_for_openslide(path))
 
 
 def open(path: Path, slide_id: str) -> "OpenSlideReader":  # noqa: A001 - the name every format has
@@ -181,6 +183,15 @@ class OpenSlideReader:
             return _open_handle(self._path)
         except openslide.OpenSlideError as error:
             raise DamagedSlideError(f"slide {self.info.slide_id}: cannot be opened again: {error}") from error
+
+
+def _opens(path: Path) -> bool:
+    try:
+        openslide.OpenSlide(path).close()
+    except openslide.OpenSlideError as error:
+        _log.debug("left to another reader: %s", error)
+        return False
+    return True
 
 
 def _open_handle(path: Path) -> openslide.OpenSlide:

@@ -30,6 +30,7 @@ class SlideInfo:
         level_downsamples: of every level, 1.0 first.
         bounds: the scanned area in slide px, None if the file does not say.
         focal_planes: number of planes of a z-stack.
+        focal_step_um: µm between neighbouring planes; None if there is one, or the file does not say.
         objective_power: as the file says.
         vendor: as the reader recognised it.
         icc: whether a colour profile is embedded.
@@ -53,6 +54,7 @@ class SlideInfo:
     native_tile_px: tuple[int, int] | None = None
     stated_mpp: tuple[float, float] | None = None
     mpp_key: str | None = None
+    focal_step_um: float | None = None
 
     def resolution(self) -> float:
         """Return µm per level-0 px.

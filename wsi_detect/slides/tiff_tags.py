@@ -5,6 +5,7 @@ Libtiff converts whatever is not JPEG or JPEG 2000 to RGB itself, and that code 
 left alone: OpenSlide takes a pyramid from tiles only, and nothing else of a slide is ever decoded here.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 
 from wsi_detect.errors import UnsupportedSlideError
 
-_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 #: Baseline JPEG as TIFF has had it since 1995.
 JPEG = 7
 #: Decoded by the JPEG libraries: old and new JPEG, Aperio's JPEG 2000 codes, JPEG 2000.
-_JPEG = frozenset({6, JPEG, 33003, 33004, 33005, 34712})
+_JPEG_2000 = 34712
+_JPEG = frozenset({6, JPEG, 33003, 33004, 33005, _JPEG_2000})
 #: None, LZW, deflate (two codes), PackBits, zstd.
 _PLAIN = frozenset({1, 5, 8, 32946, 32773, 50000})
 
@@ -34,6 +36,8 @@ _MOST_PX_PER_BYTE = 1000
 _MOST_SHARED = 2.0
 
 _FILL_ORDER, _ORIENTATION, _TILE_DEPTH, _NDPI_FOCUS = 266, 274, 32998, 65424
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +77,26 @@ class TiledPage:
     header: bytes
 
 
+def is_for_openslide(path: Path) -> bool:
+    """Whether a file OpenSlide recognises as a slide is one it reads whole.
+
+    Not so OME-TIFF and QPTIFF, of whose pyramid, focal planes and channels it knows nothing, and what `check_tiff`
+    refuses or OpenSlide cannot decode.
+    """
+    with path.open("rb") as stream:
+        if stream.read(4) not in MAGIC:
+            return True
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            pages = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
+            undecodable = any(_fault(page) or int(page.compression) == _JPEG_2000 for page in pages)
+            return not (tiff.is_ome or tiff.is_qpi or undecodable)
+    # OpenSlide recognised it all the same: `check_tiff` says what is wrong.
+    except Exception as error:
+        _log.debug("TIFF directories of a slide not read: %s", error)
+        return True
+
+
 def check_tiff(path: Path) -> tuple[TiledPage, ...]:
     """Return the tiled directories of a TIFF in their order, none of another file.
 
@@ -82,20 +106,20 @@ def check_tiff(path: Path) -> tuple[TiledPage, ...]:
             directories cannot be read.
     """
     with path.open("rb") as stream:
-        if stream.read(4) not in _MAGIC:
+        if stream.read(4) not in MAGIC:
             return ()
     try:
         with tifffile.TiffFile(path) as tiff:
             found = [page for page in tiff.pages if isinstance(page, tifffile.TiffPage) and page.is_tiled]
             faults = [_fault(page) for page in found]
-            pages = tuple(_facts(page) for page in found)
+            pages = tuple(facts_of(page) for page in found)
     # A broken file makes the parser fail in any of a dozen ways, and each means the same here.
     except Exception as error:
         raise UnsupportedSlideError(f"{path}: its TIFF directories cannot be read: {error}") from error
     for fault in faults:
         if fault:
             raise UnsupportedSlideError(f"{path}: {fault} is not among what slides are made of; convert the file")
-    _check_shared(path, pages)
+    check_shared(path, pages)
     return pages
 
 
@@ -115,7 +139,8 @@ def _fault(page: tifffile.TiffPage) -> str:
     return ""
 
 
-def _facts(page: tifffile.TiffPage) -> TiledPage:
+def facts_of(page: tifffile.TiffPage) -> TiledPage:
+    """Return what is kept of a tiled directory."""
     tags = page.tags
     upright = all(tags.valueof(tag, 1) == 1 for tag in (_FILL_ORDER, _ORIENTATION, _TILE_DEPTH))
     return TiledPage(
@@ -144,10 +169,13 @@ def _numbers(values: Sequence[int]) -> NDArray[np.int64]:
         return np.asarray([min(value, np.iinfo(np.int64).max) for value in values], dtype=np.int64)
 
 
-def _check_shared(path: Path, pages: Sequence[TiledPage]) -> None:
+def check_shared(path: Path, pages: Sequence[TiledPage]) -> None:
     """Refuse a file whose tiles are the same bytes over and over: a small one can declare days of work.
 
     A slide that leaves tiles out passes: they are not counted.
+
+    Raises:
+        UnsupportedSlideError: the tiles are longer together than the file, or of fewer bytes than a JPEG needs.
     """
     size = path.stat().st_size
     # A single count may be nonsense in a damaged file, which then costs one tile and not the slide.
