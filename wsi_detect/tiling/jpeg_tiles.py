@@ -178,6 +178,29 @@ def decode_tiles(
     return out, lost
 
 
+def single_jpeg(content: bytes, side: int) -> bytes | None:
+    """Return a patch as one JPEG file that any program shows in the right colours; None unless it is a single tile.
+
+    Args:
+        content: the chunk, without its checksum.
+        side: of the patch, px.
+
+    Raises:
+        DamagedArtifactError: see `unpack`.
+    """
+    mosaic = unpack(content, side)
+    square = (side, side)
+    if not (mosaic.tile == mosaic.inside == square and mosaic.shape == (1, 1) and mosaic.lengths[0, 0]):
+        return None
+    stream = mosaic.stream(0, 0)
+    try:
+        frame = jpeg.read_frame(stream)
+        whole = (frame.height, frame.width) == square
+        return jpeg.complete(stream, frame, mosaic.tables, mosaic.colour) if whole else None
+    except JpegFaultError:
+        return None
+
+
 def canvas(window: Window, side: int, out: _Image | None) -> _Image:
     """Return what a window of a patch is decoded into: `out`, or new memory.
 

@@ -24,9 +24,9 @@ from wsi_detect.slides.planes import plane_of
 from wsi_detect.slides.reader import SlideInfo, SlideReader
 from wsi_detect.slides.resample import RegionPixels, read_at_mpp
 from wsi_detect.tiling import shard
-from wsi_detect.tiling.chunk import PixelCodec, decode_chunk
+from wsi_detect.tiling.chunk import PixelCodec, decode_chunk, without_checksum
 from wsi_detect.tiling.grid import TileGrid
-from wsi_detect.tiling.jpeg_tiles import Window, canvas
+from wsi_detect.tiling.jpeg_tiles import Window, canvas, single_jpeg
 from wsi_detect.tiling.quality import QUALITY_COLUMNS
 
 KIND = "wsi_detect.patches"
@@ -181,15 +181,10 @@ class PatchStore:
             MissingArtifactError: its shard or chunk is gone, or the store is index-only and was opened without slide.
             DamagedArtifactError: its checksum does not match.
         """
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} of a store of {len(self)} patches")
+        self._check_row(row)
         if self.codec == "none":
             return self._read_slide(row, window, out)
-        number, place = divmod(row, len(self.shards[0]))
-        label = f"patch {int(self.patch_ids[row])} (place {place} of {self._files.label(number)})"
-        chunk = self._files.chunk(number, place)
-        if chunk is None:
-            raise MissingArtifactError(f"{label} missing in {self.path}; {shard.REMEDY}")
+        chunk, label = self._chunk(row)
         try:
             rgb, lost = decode_chunk(chunk, self.codec, self.patch_px, window, out)
         except DamagedArtifactError as error:
@@ -198,6 +193,24 @@ class PatchStore:
         if lost:
             unreadable = min(unreadable + lost / self._px_on_slide(row, window), 1.0)
         return RegionPixels(rgb, float(self.columns["no_data"][row]), unreadable)
+
+    def jpeg(self, row: int) -> bytes | None:
+        """Return the patch of a row as the one JPEG file it is stored as; None if it is stored in any other way.
+
+        Raises:
+            IndexError: there is no such row.
+            MissingArtifactError: its shard or chunk is gone.
+            DamagedArtifactError: its checksum does not match.
+        """
+        self._check_row(row)
+        if self.codec not in ("jpeg", "jpeg_tiles"):
+            return None
+        chunk, label = self._chunk(row)
+        try:
+            content = without_checksum(chunk)
+            return content if self.codec == "jpeg" else single_jpeg(content, self.patch_px)
+        except DamagedArtifactError as error:
+            raise DamagedArtifactError(f"{label} is damaged: {error}, in {self.path}; {shard.REMEDY}") from error
 
     def batches(
         self, size: int, rows: Sequence[int] | None = None
@@ -210,6 +223,19 @@ class PatchStore:
             for row, rgb in zip(part, pixels, strict=True):
                 self.read(row, out=rgb)
             yield np.array(part, dtype=np.int64), pixels
+
+    def _check_row(self, row: int) -> None:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of a store of {len(self)} patches")
+
+    def _chunk(self, row: int) -> tuple[bytes, str]:
+        """The chunk of a row as it lies in its shard, and its name in messages."""
+        number, place = divmod(row, len(self.shards[0]))
+        label = f"patch {int(self.patch_ids[row])} (place {place} of {self._files.label(number)})"
+        chunk = self._files.chunk(number, place)
+        if chunk is None:
+            raise MissingArtifactError(f"{label} missing in {self.path}; {shard.REMEDY}")
+        return chunk, label
 
     def _read_slide(self, row: int, window: Window | None, out: NDArray[np.uint8] | None) -> RegionPixels:
         if self._reader is None:
