@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from wsi_detect.cli import batch, model, results, slides
+from wsi_detect.cli import batch, model, results, slides, store
 from wsi_detect.cli.common import Commands, start
 from wsi_detect.errors import (
     EXIT_BUG,
@@ -52,6 +52,7 @@ def make_app() -> typer.Typer:
     app.callback()(start)
     for module in (slides, model, results, batch):
         app.registered_commands += module.app.registered_commands
+    app.add_typer(store.app)
     return app
 
 
