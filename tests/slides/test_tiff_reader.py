@@ -11,6 +11,7 @@ import tifffile
 from wsi_detect.errors import DamagedSlideError, UnsupportedSlideError
 from wsi_detect.slides import open_slide, openslide, tiff
 from wsi_detect.slides.assemble import TileCache
+from wsi_detect.slides.describe import describe
 from wsi_detect.slides.resample import read_at_mpp, thumbnail
 from wsi_detect.slides.tiff_tags import is_for_openslide
 from wsi_detect.slides.tiles import tiles_of
@@ -117,6 +118,7 @@ def test_ome_focal_planes(tmp_path):
     check(path)
     with open_slide(path) as slide:
         assert (slide.info.focal_planes, slide.info.focal_step_um) == (3, 1.5)
+        assert ("focal planes", "3, 1.5 µm apart") in describe(slide)
         assert tiles_of(slide) is None
         for plane, shift in enumerate((0, 10, 20)):
             assert (slide.read_region(0, 0, 0, WIDTH, HEIGHT, plane=plane)[0] == smooth(shift)).all()

@@ -32,6 +32,7 @@ def slide_facts(slide: "SlideReader") -> dict[str, Any]:
         "tile_px": None if info.native_tile_px is None else f"{info.native_tile_px[0]} x {info.native_tile_px[1]}",
         "bounds_px": None if info.bounds is None else ", ".join(f"{value:g}" for value in info.bounds),
         "focal_planes": info.focal_planes,
+        "focal_step_um": info.focal_step_um,
         "icc_profile": info.icc,
         "bright_field": is_bright_field(slide),
     }

@@ -28,7 +28,7 @@ def describe(reader: SlideReader) -> list[tuple[str, str]]:
         ("objective", f"{info.objective_power:g}x" if info.objective_power else "not stated"),
         *_levels(info),
         ("native tile", "not stated" if info.native_tile_px is None else _sides(*info.native_tile_px)),
-        ("focal planes", str(info.focal_planes)),
+        ("focal planes", _planes(info)),
         ("scanned area", _bounds(info)),
         ("without data", no_data),
         ("unreadable", unreadable),
@@ -69,6 +69,10 @@ def _levels(info: SlideInfo) -> list[tuple[str, str]]:
         (f"level {k}", f"1/{step:.4g}" + ("" if mpp is None else f", {mpp * step:.4g} µm/px"))
         for k, step in enumerate(info.level_downsamples)
     ]
+
+
+def _planes(info: SlideInfo) -> str:
+    return f"{info.focal_planes}" + ("" if info.focal_step_um is None else f", {info.focal_step_um:.4g} µm apart")
 
 
 def _bounds(info: SlideInfo) -> str:
