@@ -146,13 +146,27 @@ def test_an_epoch_shorter_than_a_batch_is_refused(dataset):
         PatchLoader(dataset, 64, EpochSampler(np.ones(32), 32, 0))
 
 
-def test_open_stores_do_not_travel(dataset):
-    assert pickle.loads(pickle.dumps(dataset))._open == {}  # noqa: S301 - made here
+def test_open_stores_and_the_buffer_do_not_travel(dataset):
+    first = dataset[Draw(0, 0, 0)][0]
+    assert dataset._pixels.size > 0
+    copy = pickle.loads(pickle.dumps(dataset))  # noqa: S301 - made here
+    assert (copy._open, copy._pixels.size) == ({}, 0)
+    assert torch.equal(copy[Draw(0, 0, 0)][0], first)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_pixels_and_boxes_of_a_real_store_agree(tmp_path, small_painted, write_annotations, workers):
-    store = tile_slide(small_painted.path, tmp_path / "S", TilingConfig(patch_px=128, overlap_px=32, codec="zstd"))
+def test_a_batch_is_bytes_in_planes(dataset):
+    images, _ = next(iter(loader(dataset)))
+    assert {(image.dtype, image.is_contiguous(), tuple(image.shape)) for image in images} == {
+        (torch.uint8, True, (3, 64, 64))
+    }
+
+
+@pytest.mark.parametrize(
+    ("workers", "codec", "patch_px"), [(0, "zstd", 128), (0, "jpeg_tiles", 256), (2, "jpeg_tiles", 256)]
+)
+def test_pixels_and_boxes_of_a_real_store_agree(tmp_path, small_painted, write_annotations, workers, codec, patch_px):
+    config = TilingConfig(patch_px=patch_px, overlap_px=32, codec=codec)
+    store = tile_slide(small_painted.path, tmp_path / "S", config)
     rows = [("S", cell.label, *cell.box) for cell in small_painted.cells]
     annotations = write_annotations(tmp_path / "annotations.parquet", rows)
     classes = sorted({cell.label for cell in small_painted.cells})

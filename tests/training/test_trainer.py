@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from wsi_detect import artifact, schema
 from wsi_detect.data.index import build_index
 from wsi_detect.detectors.bundle import load_bundle
+from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.errors import ConfigError, NonFiniteError, StaleArtifactError
 from wsi_detect.testing.painter import paint_slide
 from wsi_detect.tiling.plan import TilingConfig
@@ -125,6 +126,19 @@ def test_ap50_is_watched(index, tmp_path):
         rows = list(csv.DictReader(stream))
     assert [int(row["step"]) for row in rows if row["ap50/mean"]] == [1, 3]
     assert list(log.glob("events.out.tfevents.*"))
+
+
+def test_pixels_reach_the_model_as_they_were_stored(index, tmp_path, monkeypatch):
+    prepare, seen = DenseDetector.prepare, []
+
+    def watched(self, images):
+        seen.extend((image.dtype, image.is_contiguous(), tuple(image.shape)) for image in images)
+        return prepare(self, images)
+
+    monkeypatch.setattr(DenseDetector, "prepare", watched)
+    train(index, tmp_path, steps=1, validate_every=1)
+    # Bytes, a quarter of what floats would be to move; the model makes floats of them.
+    assert set(seen) == {(torch.uint8, True, (3, 128, 128)), (torch.uint8, True, (3, 256, 256))}
 
 
 def test_a_run_can_begin_with_the_weights_of_another(index, undisturbed, tmp_path):
