@@ -1,34 +1,41 @@
-"""Slides and expert labels → patch stores, annotations, index: what `train_and_evaluate.py` starts from.
+"""Slides and expert labels → patch stores, annotations, index, data card: what `train_and_evaluate.py` starts from.
 
     python pipelines/build_dataset.py --slides slides.csv --labels labels.json --card data_cards/NAME \
         --config configs/NAME.yaml --out data
 
 `slides.csv` has a column `path`; `patient_id` keeps a patient on one side, `split` settles the sides. The same command
-continues where it was stopped.
+continues where it was stopped. A slide that cannot be tiled ends it: a data set lacks nothing without saying so.
 """
 
 import argparse
 import logging
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from pydantic import Field
 
-from wsi_detect import artifact, schema
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.annotations.importer import import_annotations
 from wsi_detect.config import Config
+from wsi_detect.data.card import CardSlide, class_counts, write_card
 from wsi_detect.data.index import build_index
 from wsi_detect.data.split import check_leak, grouped_split
-from wsi_detect.errors import WsiDetectError
+from wsi_detect.errors import DamagedSlideError, WsiDetectError
 from wsi_detect.run.config import load_job
-from wsi_detect.run.slide_list import SlideRow, list_slides, write_slides
-from wsi_detect.slides import open_slide
+from wsi_detect.run.slide_list import SlideRow, list_slides
+from wsi_detect.run.tile import TileBatch, tile_slides
+from wsi_detect.run.tile_plan import check_room
+from wsi_detect.run.tile_result import NOT_TILED, TileResult
+from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.tiling.plan import TilingConfig
-from wsi_detect.tiling.tiler import tile_slide
+from wsi_detect.workers import Limits
+
+TEMPLATE = Path(__file__).parents[1] / "data_cards" / "TEMPLATE.md"
+#: What a slide may take before it is given up.
+LIMITS = Limits(stall_s=300, memory_bytes=4 * 10**9)
 
 
 class DatasetConfig(Config):
@@ -50,16 +57,23 @@ class JobConfig(Config):
 def main(slides: Sequence[str], labels: Path, card: Path, config: JobConfig, out: Path, workers: int = 1) -> Path:
     """Build the data set and return the path of its index; labels are COCO, in px of the slides."""
     rows = list_slides(slides)
-    stores = {}
-    for row in rows:
-        with open_slide(Path(row.path), mpp=row.mpp, mpp_source="manifest", slide_id=row.slide_id) as slide:
-            stores[row.slide_id] = tile_slide(slide, out / row.slide_id, config.tiling, workers=workers)
     slide_ids = {Path(row.path).name: row.slide_id for row in rows}
     annotations = import_annotations(labels, "coco", ClassMap.from_card(card), out, slide_ids)
     split = splits(rows, annotations, config.dataset)
-    write_slides(out / "slides.parquet", rows)
-    print_counts(annotations, split)
-    return build_index(stores, annotations, split, out / "dataset", config.dataset.classes)
+    batch = TileBatch(out.absolute(), config.tiling)
+    check_room(rows, batch, workers=workers, limits=LIMITS)
+    results = tile_slides(rows, batch, workers=workers, limits=LIMITS)
+    missing = [f"{result.slide_id}: {result.reason}" for result in results if result.status == NOT_TILED]
+    if missing:
+        raise DamagedSlideError(f"{len(missing)} slides cannot be tiled; mend or unlist them\n" + "\n".join(missing))
+    for result in results:
+        if result.reason:
+            logging.warning("%s: %s", result.slide_id, result.reason)
+    stores = {row.slide_id: PatchStore.open(out / row.slide_id / "patches.zarr") for row in rows}
+    index = build_index(stores, annotations, split, out / "dataset", config.dataset.classes)
+    facts = [card_slide(row, stores[row.slide_id], result, split) for row, result in zip(rows, results, strict=True)]
+    write_card(out / "card", facts, annotations, template=TEMPLATE, source=card, tiling=config.tiling)
+    return index
 
 
 def splits(rows: Sequence[SlideRow], annotations: Path, config: DatasetConfig) -> dict[str, str]:
@@ -74,21 +88,18 @@ def splits(rows: Sequence[SlideRow], annotations: Path, config: DatasetConfig) -
     return {row.slide_id: name for row, name in zip(rows, named, strict=True)}
 
 
-def class_counts(annotations: Path) -> Counter[tuple[str, str]]:
-    """Cells by slide and class."""
-    table = artifact.read_table(annotations, schema.ANNOTATIONS)
-    return Counter(zip(table["slide_id"].to_pylist(), table["label"].to_pylist(), strict=True))
-
-
-def print_counts(annotations: Path, split: dict[str, str]) -> None:
-    """Print cells by class and split, as the table of a data card."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for (slide_id, label), number in class_counts(annotations).items():
-        counts[label, split[slide_id]] += number
-    names = sorted(set(split.values()))
-    print("| class | " + " | ".join(names) + " |\n| --- |" + " --- |" * len(names))
-    for label in sorted({label for label, _ in counts}):
-        print(f"| {label} | " + " | ".join(str(counts[label, name]) for name in names) + " |")
+def card_slide(row: SlideRow, store: PatchStore, result: TileResult, split: Mapping[str, str]) -> CardSlide:
+    """What the card counts of a slide."""
+    return CardSlide(
+        slide_id=row.slide_id,
+        split=split[row.slide_id],
+        said=asdict(row),
+        patches=len(store),
+        unreadable=result.unreadable_patches or 0,
+        mpp=store.mpp,
+        codec=store.codec,
+        stated=store.slide.mpp_source == "file",
+    )
 
 
 if __name__ == "__main__":

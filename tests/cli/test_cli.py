@@ -68,7 +68,7 @@ def test_info(cli, small_painted):
 
 
 def test_the_stages_one_by_one_and_the_run_agree(cli, bundle, small_painted, tmp_path):
-    given = ["--set", "tiling.patch_px=256", "--set", "tiling.mpp=0.25", "--set", "tiling.overlap_um=32"]
+    given = [f"--set=tiling.{rule}" for rule in ("patch_px=256", "mpp=0.25", "overlap_um=32", "codec=jpeg")]
     assert cli("tile", small_painted.path, "--out", tmp_path / "one", *given)[0] == 0
     (work,) = (path for path in (tmp_path / "one").iterdir() if path.is_dir())
     assert cli("detect", work, "--model", bundle)[0] == 0

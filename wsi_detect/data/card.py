@@ -1,0 +1,185 @@
+"""The data card of a data set just built: what can be counted is filled in, the rest is left to a person, visibly."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from wsi_detect import __version__, artifact, schema, taxonomy
+from wsi_detect.annotations.class_map import CLASSES_NAME, ClassMap
+from wsi_detect.config import Config, digest
+from wsi_detect.errors import ConfigError
+
+CARD_NAME = "README.md"
+SPLITS_NAME = "splits.csv"
+PERSON = "TO BE WRITTEN BY A PERSON"
+_BEGIN, _END = "<!-- counted: begin -->", "<!-- counted: end -->"
+
+
+@dataclass(frozen=True, slots=True)
+class CardSlide:
+    """What the card counts of a slide.
+
+    Attributes:
+        slide_id: of the slide.
+        split: train, val or test.
+        said: what the manifest says: `patient_id`, `preparation`, `stain`, `scanner`; None where it does not.
+        patches: in its store.
+        unreadable: of those, with pixels that cannot be decoded.
+        mpp: µm per px of its patches.
+        codec: of its store.
+        stated: whether its file says its own resolution.
+    """
+
+    slide_id: str
+    split: str
+    said: Mapping[str, str | None]
+    patches: int
+    unreadable: int
+    mpp: float
+    codec: str
+    stated: bool
+
+
+def class_counts(annotations: Path) -> Counter[tuple[str, str]]:
+    """Cells by slide and class, of `annotations.parquet`."""
+    table = artifact.read_table(annotations, schema.ANNOTATIONS)
+    return Counter(zip(table["slide_id"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+def write_card(
+    out: Path,
+    slides: Sequence[CardSlide],
+    annotations: Path,
+    *,
+    template: Path,
+    source: Path,
+    tiling: Config,
+) -> Path:
+    """Write the card, its class map and its splits into a folder; patients are numbered in it, not named.
+
+    Args:
+        out: folder of the card.
+        slides: of the data set.
+        annotations: `annotations.parquet` of the data set.
+        template: `TEMPLATE.md`, whose keys and headings the card gets.
+        source: folder of the card that holds the class map; what a person has already written there is taken over.
+        tiling: how the slides were cut.
+
+    Returns:
+        Path of the card.
+
+    Raises:
+        ConfigError: template or source is not front matter between two lines of three dashes, and prose.
+    """
+    keys, prose = read_card(template)
+    given, written = read_card(source / CARD_NAME) if (source / CARD_NAME).exists() else ({}, None)
+    given = {key: value for key, value in given.items() if value not in (PERSON, "unknown")}
+    groups = _groups([slide.said.get("patient_id") or slide.slide_id for slide in slides])
+    counted = _counted(slides, groups, class_counts(annotations), ClassMap.from_card(source).classes)
+    counted["built"]["tiling"] = digest(tiling)
+    facts = dict.fromkeys(keys, PERSON) | {"name": source.resolve().name} | _said(slides) | given | counted
+    written = _headings(prose) if written is None else written
+    text = yaml.safe_dump({key: facts[key] for key in keys}, sort_keys=False, allow_unicode=True, width=120)
+    tables = f"{_BEGIN}\n{_tables(counted['built'])}{_END}\n"
+    artifact.write_bytes(out / CARD_NAME, f"---\n{text}---\n{_with_tables(written, tables)}".encode())
+    artifact.write_bytes(out / CLASSES_NAME, (source / CLASSES_NAME).read_bytes())
+    lines = [f"{slide.slide_id},{group},{slide.split}\n" for slide, group in zip(slides, groups, strict=True)]
+    artifact.write_bytes(out / SPLITS_NAME, "".join(["image,group,split\n", *lines]).encode())
+    return out / CARD_NAME
+
+
+def read_card(path: Path) -> tuple[dict[str, Any], str]:
+    """Read the facts and the prose of a card.
+
+    Raises:
+        ConfigError: it is not made of both.
+    """
+    parts = path.read_text(encoding="utf-8").split("---\n", 2)
+    try:
+        facts = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: the front matter is not valid YAML: {error}") from error
+    if not isinstance(facts, dict):
+        raise ConfigError(f"{path}: a card begins with its facts between two lines of three dashes")
+    return facts, parts[2]
+
+
+def _groups(owners: Sequence[str]) -> list[str]:
+    numbers = {owner: k for k, owner in enumerate(dict.fromkeys(owners), start=1)}
+    return [f"G{numbers[owner]:04d}" for owner in owners]
+
+
+def _said(slides: Sequence[CardSlide]) -> dict[str, Any]:
+    """Return what the manifest says."""
+    patients = {slide.said.get("patient_id") for slide in slides}
+    named = None not in patients
+    facts: dict[str, Any] = {"patients": len(patients) if named else "unknown"}
+    facts["split_by"] = "patient" if named else "slide"
+    for key in ("preparation", "stain", "scanner"):
+        values = sorted({value for slide in slides if (value := slide.said.get(key))})
+        if values:
+            facts[key] = "; ".join(values)
+    return facts
+
+
+def _counted(
+    slides: Sequence[CardSlide], groups: Sequence[str], cells: Counter[tuple[str, str]], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return the facts that follow from the data."""
+    names = sorted({slide.split for slide in slides})
+    split_of = {slide.slide_id: slide.split for slide in slides}
+    labels = taxonomy.gravest_first(classes)
+    by_split = {name: dict.fromkeys(labels, 0) for name in names}
+    for (slide, label), number in cells.items():
+        by_split[split_of[slide]][label] += number
+    parts = {name: [slide for slide in slides if slide.split == name] for name in names}
+    built = {
+        "by": f"python pipelines/build_dataset.py (wsi-detect {__version__})",
+        "codec": sorted({slide.codec for slide in slides}),
+        "slides": {name: len(part) for name, part in parts.items()},
+        "groups": {
+            name: len({g for g, slide in zip(groups, slides, strict=True) if slide.split == name}) for name in names
+        },
+        "patches": {name: sum(slide.patches for slide in part) for name, part in parts.items()},
+        "unreadable_patches": sum(slide.unreadable for slide in slides),
+        "cells": by_split,
+    }
+    return {
+        "mpp": round(sum(slide.mpp for slide in slides) / max(len(slides), 1), 6),
+        "mpp_assumed": not all(slide.stated for slide in slides),
+        "images": len(slides),
+        "annotations": sum(cells.values()),
+        "classes": {label: sum(part[label] for part in by_split.values()) for label in labels},
+        "splits": built["slides"],
+        "built": built,
+    }
+
+
+def _tables(built: Mapping[str, Any]) -> str:
+    """Slides, groups, patches and cells by split, as a Markdown table."""
+    names = list(built["slides"])
+    labels = built["cells"][names[0]] if names else {}
+    rows = [(what, built[what]) for what in ("slides", "groups", "patches")]
+    rows += [(label, {name: built["cells"][name][label] for name in names}) for label in labels]
+    lines = [f"| | {' | '.join(names)} |", f"| --- |{' --- |' * len(names)}"]
+    lines += [f"| {what} | {' | '.join(str(counts[name]) for name in names)} |" for what, counts in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _headings(prose: str) -> str:
+    """Keep the headings of the template, and say under each that the text is wanting."""
+    lines = [line for line in prose.splitlines() if line.startswith("#")]
+    return "\n" + "\n".join(f"{line}\n\n{PERSON}\n" for line in lines)
+
+
+def _with_tables(prose: str, tables: str) -> str:
+    """Put what was counted under the heading of the splits, in the place of what an earlier build put there."""
+    begin, end = prose.find(_BEGIN), prose.find(_END)
+    if 0 <= begin < end:
+        return prose[:begin] + tables + prose[end + len(_END) + 1 :]
+    before, heading, after = prose.partition("## Splits\n")
+    return f"{before}{heading}\n{tables}{after}" if heading else f"{prose}\n{tables}"
