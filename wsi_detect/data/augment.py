@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_detect.data.colour import ColourRange, draw, recoloured
+from wsi_detect.data.colour import ColourRange, draw, opencv, recoloured
 from wsi_detect.data.targets import MIN_VISIBLE, PatchTargets, cut_to_window
 from wsi_detect.errors import ConfigError, EnvironmentFaultError, MissingExtraError
 from wsi_detect.geometry import Box
@@ -116,7 +116,6 @@ def augmenter(
 
     Raises:
         ConfigError: there is no such preset, or a value is out of range.
-        MissingExtraError: the preset needs albumentations and it is not installed.
     """
     if preset not in PRESETS:
         raise ConfigError(f"unknown augmentation preset {preset!r}; known: {', '.join(PRESETS)}")
@@ -148,6 +147,7 @@ class WindowAugmenter:
 
         Raises:
             LabelError: a box is not finite or has no area.
+            MissingExtraError: OpenCV or albumentations is not installed.
         """
         plan = PRESETS[self.preset]
         rng = np.random.default_rng(seed)
@@ -206,7 +206,7 @@ def limit_threads() -> None:
     Raises:
         MissingExtraError: OpenCV, which comes with albumentations, is not installed.
     """
-    _opencv().setNumThreads(0)
+    opencv().setNumThreads(0)
 
 
 def _aimed_at(
@@ -236,7 +236,7 @@ def _padded(pixels: Image, shown: Window, window: Window) -> Image:
 def _resized(pixels: Image, side: int) -> Image:
     if len(pixels) == side:
         return pixels
-    cv2 = _opencv()
+    cv2 = opencv()
     method = cv2.INTER_AREA if len(pixels) > _SKIPS_PIXELS * side else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(pixels, (side, side), interpolation=method), dtype=np.uint8)
 
@@ -246,7 +246,7 @@ def _turned(pixels: Image, turn: int) -> Image:
 
     Bit 0 of `turn` exchanges x and y; after that bit 1 mirrors y, and bit 2 x.
     """
-    cv2 = _opencv()
+    cv2 = opencv()
     if turn & 1:
         pixels = cv2.transpose(pixels)
     if turn >> 1:
@@ -292,14 +292,6 @@ def _steps() -> dict[str, Any]:
         "blur": album.GaussianBlur(blur_limit=0, sigma_limit=(0.4, 1.2), p=1.0),
         "jpeg": album.ImageCompression(compression_type="jpeg", quality_range=(50, 90), p=1.0),
     }
-
-
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtraError("augmentation", "train") from error
-    return cv2
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,7 @@ brightest channel. And the order of the changes means nothing, since without the
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,19 @@ class ColourChange:
         return np.column_stack([chroma * gains, chroma @ offset + pivot])
 
 
+def opencv() -> Any:
+    """Import OpenCV, which comes with the training extra.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingExtraError("augmentation", "train") from error
+    return cv2
+
+
 def draw(span: ColourRange, rng: np.random.Generator) -> ColourChange:
     """Draw a change; each factor evenly over its range."""
     brightness, contrast, saturation, *stain = 1 + rng.uniform(-1, 1, 6) * (
@@ -80,10 +94,7 @@ def recoloured(image: NDArray[np.uint8], change: ColourChange) -> NDArray[np.uin
     Raises:
         MissingExtraError: OpenCV is not installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise MissingExtraError("augmentation", "train") from error
+    cv2 = opencv()
     mean = np.array(cv2.mean(image)[:3])
     return np.asarray(cv2.transform(image, change.matrix(mean)), dtype=np.uint8)
 
