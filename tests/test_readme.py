@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,10 +31,9 @@ def blocks(path: Path, kind: str | None = None, mark: str | None = None) -> list
     return [(k, text) for k, text, m in found if kind in (None, k) and mark in (None, m)]
 
 
-def test_the_tour_of_the_readme(tmp_path):
-    """Every step of the tour, in its order, in an empty folder."""
-    steps = blocks(ROOT / "README.md", mark="tour")
-    assert len(steps) == 4
+def walk(document: Path, folder: Path) -> int:
+    """Run every step of a document's tour, in its order, in a folder; gives how many there are."""
+    steps = blocks(document, mark="tour")
     for kind, text in steps:
         if kind == "python":
             commands = [[sys.executable, "-c", text]]
@@ -43,10 +43,23 @@ def test_the_tour_of_the_readme(tmp_path):
                 for line in text.splitlines()
             ]
         for command in commands:
-            result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+            result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
             assert result.returncode == 0, f"{text}\n{result.stdout}\n{result.stderr}"
+    return len(steps)
+
+
+def test_the_tour_of_the_readme(tmp_path):
+    assert walk(ROOT / "README.md", tmp_path) == 4
     assert (tmp_path / "cells.geojson").stat().st_size > 0
     assert len(list(tmp_path.glob("work/*/report.html"))) == 1
+
+
+def test_the_tour_of_tiling(painted, small_painted, tmp_path):
+    (tmp_path / "slides").mkdir()
+    for slide in (painted, small_painted):
+        shutil.copy(slide.path, tmp_path / "slides")
+    assert walk(ROOT / "docs" / "tiling.md", tmp_path) == 2
+    assert len(list(tmp_path.glob("work/*/patches.zarr/zarr.json"))) == 2
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +109,13 @@ def shell_lines() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("document", "line"), shell_lines())
 def test_a_command_that_is_quoted_exists_with_its_options(document, line):
-    commands = typer.main.get_command(make_app()).commands
-    _, name, *words = shlex.split(line, comments=True)
-    assert name in commands, f"{document}: {line}"
-    known = {option for parameter in commands[name].params for option in parameter.opts}
+    command = typer.main.get_command(make_app())
+    words = shlex.split(line, comments=True)[1:]
+    while hasattr(command, "commands"):
+        name, *words = words
+        assert name in command.commands, f"{document}: {line}"
+        command = command.commands[name]
+    known = {option for parameter in command.params for option in parameter.opts}
     used = {word.split("=")[0] for word in words if word.startswith("--")}
     assert used <= known, f"{document}: {line}: no option {used - known}"
 
