@@ -100,6 +100,12 @@ def hides_lack_of_memory(state, item):
         raise ValueError("cannot be decoded") from error
 
 
+def no_thread(state, item):
+    if item == 2000:
+        raise RuntimeError("can't start new thread")
+    return item
+
+
 def aborts(state, item):
     if item == 7:
         os.abort()

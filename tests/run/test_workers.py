@@ -133,7 +133,7 @@ def test_an_item_that_reports_may_take_longer():
     assert [o.result for o in outcomes(jobs.slow_but_talking, [1], 1, limits=Limits(stall_s=1.5))] == [1]
 
 
-@pytest.mark.parametrize("function", [jobs.takes_memory, jobs.hides_lack_of_memory])
+@pytest.mark.parametrize("function", [jobs.takes_memory, jobs.hides_lack_of_memory, jobs.no_thread])
 def test_an_item_that_needs_too_much_memory_costs_itself(function):
     found = outcomes(function, [10, 2000, 20], 1, limits=Limits(memory_bytes=10**9))
     assert [o.result for o in found] == [10, None, 20]

@@ -16,6 +16,9 @@ R = TypeVar("R")
 #: The disk or its quota is full, or it cannot be written.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
+#: What Python says when there is no memory for a thread's stack.
+_NO_THREAD = "can't start new thread"
+
 _log = logging.getLogger(__name__)
 
 
@@ -94,7 +97,7 @@ def _portable(error: EnvironmentFaultError) -> EnvironmentFaultError:
 def _ran_out_of_memory(error: BaseException | None) -> bool:
     """Whether a lack of memory is behind an error, whatever it was made into on its way."""
     while error is not None:
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError) or str(error) == _NO_THREAD:
             return True
         error = error.__cause__ or error.__context__
     return False
