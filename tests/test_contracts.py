@@ -30,6 +30,7 @@ from wsi_detect.testing.contracts import (
     check_reader,
     check_sampler,
 )
+from wsi_detect.testing.dicom import write_dicom
 from wsi_detect.testing.kfb import write_kfb
 from wsi_detect.testing.ome import write_ome
 from wsi_detect.testing.painter import lay_cells, paint_region
@@ -76,6 +77,7 @@ def write_image(path, pixels):
 SAMPLES = {
     "a.svs": (write_tiff, 3.0),
     "a.ome.tif": (lambda path, pixels: write_ome(path, [pixels, pixels], tile_px=128), 0.0),
+    "a.dcm": (lambda path, pixels: write_dicom(path.with_suffix(""), [pixels, pixels], tile_px=128), 0.0),
     "a.kfb": (write_kfb, 3.0),
     "a.sdpc": (write_sdpc, 3.0),
     "a.png": (write_image, 0.0),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from wsi_detect import artifact
 from wsi_detect.errors import ImplausibleResolutionError, MissingSlideError, SlideError, UnsupportedSlideError
-from wsi_detect.slides import image, kfb, openslide, sdpc, tiff
+from wsi_detect.slides import dicom, image, kfb, openslide, sdpc, tiff
 from wsi_detect.slides.reader import SlideFormat, SlideInfo, SlideReader
 
 #: In order of preference.
-READERS: tuple[SlideFormat, ...] = (openslide, tiff, kfb, sdpc, image)
+READERS: tuple[SlideFormat, ...] = (openslide, tiff, dicom, kfb, sdpc, image)
 
 #: µm per px a cytology scan can have.
 PLAUSIBLE_MPP = (0.05, 10.0)
@@ -49,7 +49,8 @@ def open_slide(
         DamagedSlideError: a plain picture that is cut or broken.
         ImplausibleResolutionError: the resolution, given or the file's own, lies outside 0.05 to 10 µm per px, or the
             file's pixels are not square.
-        EnvironmentFaultError: the OpenSlide library found on this machine is too old to be safe.
+        EnvironmentFaultError: the OpenSlide library found on this machine is too old to be safe, or the extra `dicom`,
+            which the slide needs, is not installed.
     """
     path = Path(path)
     _check_readable(path)

@@ -1,5 +1,6 @@
 """A rectangle put together from decoded tiles, and a bounded memory of them: for formats whose tiles are not JPEG."""
 
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -12,6 +13,8 @@ from wsi_detect.slides.reader import Pixels
 
 #: Decoded tiles kept for each open slide: some two rows of patches of 1024 px.
 CACHE_BYTES = 64 << 20
+#: What a stream may take beyond its pixels: tables, comments, a colour profile.
+_HEADROOM = 1 << 20
 
 _Image = NDArray[np.uint8]
 
@@ -29,6 +32,24 @@ class Sheet:
     def shape(self) -> tuple[int, int]:
         """Rows and columns of tiles."""
         return -(-self.height // self.tile_height), -(-self.width // self.tile_width)
+
+
+def step_between(whole: tuple[int, int], small: tuple[int, int]) -> float | None:
+    """Return how many px of a picture one of a smaller copy spans, None if it is no smaller copy.
+
+    Args:
+        whole: width and height, px.
+        small: likewise.
+    """
+    sides = list(zip(whole, small, strict=True))
+    if any(not 1 <= short <= long for long, short in sides):
+        return None
+    step = sum(long / short for long, short in sides) / 2
+    # Halving rounds up or down, so that the ratio is seldom a whole number where the step is.
+    exact = round(step)
+    if all(short in (long // exact, -(-long // exact)) for long, short in sides):
+        step = float(exact)
+    return step if all(abs(long / step - short) <= 1 for long, short in sides) else None
 
 
 def assemble(
@@ -61,6 +82,26 @@ def assemble(
             rgb[b - y : d - y, a - x : c - x] = pixels[b - top : d - top, a - left : c - left]
             valid[b - y : d - y, a - x : c - x] = True
     return rgb, None if bool(valid.all()) else valid
+
+
+def read_stream(file: int, offset: int, length: int, raw: int) -> bytes:
+    """Read the stream of a tile from an open file.
+
+    Args:
+        file: its descriptor.
+        offset: at which the stream begins.
+        length: in bytes, as the file claims.
+        raw: bytes of the decoded tile, of which a stream is at most twice as long, or a little more if it is short.
+
+    Raises:
+        ValueError: there is not as much, or it claims to be far longer than any stream of such a tile.
+    """
+    if not 0 <= length <= 2 * raw + _HEADROOM:
+        raise ValueError(f"it is said to take {length} bytes")
+    data = os.pread(file, length, offset)
+    if len(data) < length:
+        raise ValueError("it reaches beyond the end of the file")
+    return data
 
 
 class TileCache:

@@ -17,8 +17,8 @@ import tifffile
 from numpy.typing import NDArray
 
 from wsi_detect.errors import DamagedSlideError, UnsupportedSlideError
-from wsi_detect.slides import jpeg
-from wsi_detect.slides.assemble import Sheet, TileCache, assemble
+from wsi_detect.slides import jpeg, pictures
+from wsi_detect.slides.assemble import Sheet, TileCache, assemble, read_stream
 from wsi_detect.slides.reader import MAX_REGION_PX, Pixels, SlideInfo, check_request
 from wsi_detect.slides.tiff_series import Pages, Series, series_of
 from wsi_detect.slides.tiff_tags import JPEG, MAGIC, check_shared, facts_of
@@ -30,14 +30,13 @@ _Image = NDArray[np.uint8]
 #: None, LZW, deflate (two codes), PackBits, zstd: what they unfold to is bounded by the size of the tile.
 _PLAIN = frozenset({1, 5, 8, 32946, 32773, 50000, 34926})
 _LERC, _LERC_PARAMETERS = 34887, 50674
-#: Pictures of their own. Each decoder compares its header with the array it is given before it decodes.
-_PICTURES: dict[int, Callable[..., _Image]] = {
-    34712: imagecodecs.jpeg2k_decode,
-    _LERC: imagecodecs.lerc_decode,
-    34927: imagecodecs.webp_decode,
-    50001: imagecodecs.webp_decode,
-    50002: imagecodecs.jpegxl_decode,
-    52546: imagecodecs.jpegxl_decode,
+_PICTURES: dict[int, pictures.Codec] = {
+    34712: "jpeg2000",
+    _LERC: "lerc",
+    34927: "webp",
+    50001: "webp",
+    50002: "jpegxl",
+    52546: "jpegxl",
 }
 #: LERC's second compression: none, deflate, zstd.
 _UNPACK: dict[int, Callable[..., bytes | bytearray]] = {1: imagecodecs.zlib_decode, 2: imagecodecs.zstd_decode}
@@ -139,9 +138,7 @@ class TiffReader:
         parts = []
         for page, number in layer.streams(row, column):
             offset, length = int(page.dataoffsets[number]), int(page.databytecounts[number])
-            data = os.pread(self._file, length, offset)
-            if len(data) < length:
-                raise ValueError("it reaches beyond the end of the file")
+            data = read_stream(self._file, offset, length, sheet.tile_width * sheet.tile_height * page.samplesperpixel)
             parts.append(_decode_stream(page, number, data, inside))
         pixels = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         if pixels.shape[-1] == 1:
@@ -164,10 +161,7 @@ def _decode_stream(page: tifffile.TiffPage, number: int, data: bytes, inside: tu
         return np.asarray(decoded[0, : inside[0], : inside[1]], dtype=np.uint8)
     if compression == _LERC:
         data = _unpacked(page, data, math.prod(full) * samples)
-    if compression == 34712:
-        _check_jpeg_2000(data, full)
-    out = np.empty((*full, samples) if samples > 1 else full, dtype=np.uint8)
-    return _PICTURES[compression](data, out=out).reshape(*full, samples)[: inside[0], : inside[1]]
+    return pictures.decode(_PICTURES[compression], data, (*full, samples))[: inside[0], : inside[1]]
 
 
 def _decode_jpeg(page: tifffile.TiffPage, data: bytes, inside: tuple[int, int], full: tuple[int, int]) -> _Image:
@@ -186,14 +180,6 @@ def _unpacked(page: tifffile.TiffPage, data: bytes, raw: int) -> bytes:
     """Undo LERC's second compression; more than the raw px and a header is not taken."""
     unpack = _UNPACK.get(tuple(page.tags.valueof(_LERC_PARAMETERS, (0, 0)))[1])
     return data if unpack is None else bytes(unpack(data, out=2 * raw + 4096))
-
-
-def _check_jpeg_2000(data: bytes, full: tuple[int, int]) -> None:
-    """Compare the size marker with the tile: this decoder takes memory before it compares."""
-    place = data.find(b"\xff\x4f\xff\x51")
-    x1, y1, x0, y0 = (int.from_bytes(data[place + 8 + 4 * k : place + 12 + 4 * k]) for k in range(4))
-    if place < 0 or (y1 - y0, x1 - x0) != full:
-        raise ValueError("its header does not declare the size of the tile")
 
 
 def _read_directories(path: Path) -> Series:

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import tifffile
 
 from wsi_detect.errors import UnsupportedSlideError
+from wsi_detect.slides.assemble import step_between
 
 #: A level's directories at one focal plane: one, or three that hold a colour each.
 Pages = tuple[tifffile.TiffPage, ...]
@@ -182,31 +183,17 @@ def _places(pixels: ElementTree.Element, sizes: Sequence[int], order: Sequence[s
 
 def _levels(whole: Pages, candidates: Sequence[Pages]) -> list[tuple[float, Pages]]:
     """Return (downsample, directories) of the levels, the finest first; what is no smaller copy of `whole` is left."""
-    found: dict[float, Pages] = {1.0: whole}
+    found = {1.0: whole}
     for pages in candidates:
-        step = _step(whole[0], pages[0])
+        step = step_between(_size(whole[0]), _size(pages[0]))
         alike = all(
             (page.samplesperpixel, page.bitspersample, page.planarconfig)
             == (whole[0].samplesperpixel, whole[0].bitspersample, whole[0].planarconfig)
             for page in pages
         )
-        if step is not None and alike:
+        if step is not None and step > 1 and alike:
             found.setdefault(step, pages)
     return sorted(found.items())
-
-
-def _step(whole: tifffile.TiffPage, page: tifffile.TiffPage) -> float | None:
-    """Return how many px of `whole` one of `page` spans, None if it is no smaller picture of the same shape."""
-    sides = list(zip(_size(whole), _size(page), strict=True))
-    if any(small < 1 or small > large for large, small in sides):
-        return None
-    step = sum(large / small for large, small in sides) / 2
-    # Halving rounds up or down, so that a ratio is seldom a whole number where the step is.
-    whole_step = round(step)
-    if all(small in (large // whole_step, -(-large // whole_step)) for large, small in sides):
-        step = float(whole_step)
-    alike = all(abs(large / step - small) <= 1 for large, small in sides)
-    return step if step > 1 and alike else None
 
 
 def _size(page: tifffile.TiffPage) -> tuple[int, int]:
