@@ -14,7 +14,9 @@ _TILT = 0.05
 #: A line is no wider than this, blocks; a clear strip of as much lies on both sides.
 _LINE = 3
 #: Of the length of a line this share must be seen, and strips beside it must hold less than that share of it.
-_SEEN, _BESIDE = 0.8, 0.35
+_SEEN, _BESIDE = 0.9, 0.2
+#: In this share of its length a line is as thick as it mostly is.
+_EVEN = 0.7
 #: Where the line is wider than it mostly is by this, µm, a cell may lie on it.
 _CELL_UM = 8.0
 #: How far from its middle a line is looked at, µm.
@@ -162,13 +164,18 @@ def _line(thin: Mask, least: float) -> tuple[float, float, tuple[int, int]] | No
 def _enter_line(
     stained: Mask, found: Mask, across: NDArray[np.int64], middle: NDArray[np.float64], um_per_px: float
 ) -> None:
-    """Enter into `found` the stained px of a line, where it is no thicker than elsewhere."""
+    """Enter into `found` the stained px of a line, where it is no thicker than elsewhere.
+
+    Cells in a row are no line: their thickness changes, and where they crowd there is no clear glass beside it.
+    """
     reach = math.ceil(_REACH_UM / um_per_px)
     rows = middle.astype(np.int64)[:, None] + np.arange(-reach, reach + 1)
     inside = (rows >= 0) & (rows < len(stained))
     rows = rows.clip(0, len(stained) - 1)
     part = stained[rows, across[:, None]] & inside
     thickness = part.sum(axis=1)
-    usual = float(np.median(thickness[thickness > 0])) if thickness.any() else 0.0
-    part &= (thickness <= usual + math.ceil(_CELL_UM / um_per_px))[:, None]
+    usual, slack = float(np.median(thickness)), math.ceil(_CELL_UM / um_per_px)
+    if not 0 < usual <= reach or (np.abs(thickness - usual) <= slack).mean() < _EVEN:
+        return
+    part &= (thickness <= usual + slack)[:, None]
     found[rows[part], np.broadcast_to(across[:, None], part.shape)[part]] = True
