@@ -137,7 +137,7 @@ def show_plan(plans: Sequence[SlidePlan], room: Room, lanes: int) -> None:
         "",
         f"{sum(plan.bytes for plan in able) / 1e9:.3g}",
         str(sum(plan.files for plan in able)),
-        f"{seconds / 60:.1f}",
+        _tenths(seconds / 60),
     )
     reasons = [_remark(plan.slide_id, _why(plan)) for plan in plans if _why(plan)]
     _show(shown, reasons, f"{room.needed / 1e9:.3g} GB to write, {room.free / 1e9:.3g} GB free on {room.folder}")
@@ -187,12 +187,16 @@ def _figures(plan: SlidePlan, lanes: int) -> list[str]:
         plan.codec,
         f"{plan.bytes / 1e9:.3g}",
         str(plan.files),
-        f"{minutes:.1f}",
+        _tenths(minutes),
     ]
 
 
 def _number(value: Any, form: str) -> str:
     return "" if value is None else format(value, form)
+
+
+def _tenths(value: float) -> str:
+    return f"{value:.1f}" if value >= 0.05 else "<0.1"
 
 
 def _minutes(seconds: float) -> str:

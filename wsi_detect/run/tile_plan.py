@@ -25,7 +25,7 @@ from wsi_detect.tiling.sweep import needed
 from wsi_detect.workers import Limits, map_items
 
 #: Patches made on trial: runs of neighbours, which share tiles as they will in earnest.
-_RUNS, _RUN = 4, 6
+_RUNS, _RUN = 12, 3
 #: A store can be as many times larger than its slide, whatever the codec; where there is so much room, nobody counts.
 _AMPLE = 30
 #: Bytes a patch takes in the columns, and the store's metadata.
@@ -47,7 +47,7 @@ class SlidePlan:
         mpp: µm per px of the patches.
         codec: what "auto" comes to.
         codec_reason: why.
-        bytes: of the store; of the slide's own tiles counted, otherwise guessed from a few patches.
+        bytes: of the store; of the slide's own tiles counted, otherwise guessed from a few patches and their coverage.
         files: of the store.
         seconds: of one thread; from a few patches made on trial.
         there: bytes that are on the disk already, from an interrupted run.
@@ -168,9 +168,10 @@ def estimate(slide: SlideReader, batch: TileBatch, row: SlideRow) -> SlidePlan:
     plan = make_plan(slide, batch.config_of(row))
     blank = None if plan.codec == "none" else blank_tiles(plan, slide)
     planned_s = time.monotonic() - started
-    sizes, patch_s = _trial(plan, PatchMaker(plan, slide, blank)) if plan.codec != "none" else (np.zeros(0), 0.0)
+    pixels, patch_s = _trial(plan, PatchMaker(plan, slide, blank)) if plan.codec != "none" else (0.0, 0.0)
     rows = len(plan.patch_ids)
-    pixels = _own_tiles(plan, slide) if plan.codec == "jpeg_tiles" else rows * (sizes.mean() if len(sizes) else 0.0)
+    if plan.codec == "jpeg_tiles":
+        pixels = _own_tiles(plan, slide)
     folder = batch.out / row.slide_id
     return SlidePlan(
         slide_id=row.slide_id,
@@ -179,7 +180,7 @@ def estimate(slide: SlideReader, batch: TileBatch, row: SlideRow) -> SlidePlan:
         mpp=plan.layout.mpp,
         codec=plan.codec,
         codec_reason=plan.layout.codec_reason,
-        bytes=round(float(pixels)) + rows * _ROW_BYTES + _STORE_BYTES,
+        bytes=max(round(pixels), 0) + rows * _ROW_BYTES + _STORE_BYTES,
         files=_files(plan),
         seconds=planned_s + rows * patch_s,
         there=sum(path.stat().st_size for path in (folder / STORE).rglob("*") if path.is_file()),
@@ -196,15 +197,20 @@ def _plan(batch: TileBatch, row: SlideRow) -> SlidePlan:
         return SlidePlan(row.slide_id, error=without_names(str(error), row.slide_id, Path(row.path)))
 
 
-def _trial(plan: Plan, maker: PatchMaker) -> tuple[np.ndarray, float]:
-    """Return bytes of some patches, and the seconds one takes."""
+def _trial(plan: Plan, maker: PatchMaker) -> tuple[float, float]:
+    """Guess from some patches the bytes of all, and the seconds one takes."""
     rows = len(plan.patch_ids)
     starts = sorted({int(start) for start in np.linspace(0, max(rows - _RUN, 0), _RUNS)}) if rows else []
-    sizes = []
+    tried = [row for start in starts for row in range(start, min(start + _RUN, rows))]
     started = time.monotonic()
-    for start in starts:
-        sizes += [len(made.chunk) for made in maker.make(range(start, min(start + _RUN, rows)))]
-    return np.array(sizes, dtype=np.float64), (time.monotonic() - started) / max(len(sizes), 1)
+    sizes = [len(made.chunk) for start in starts for made in maker.make(range(start, min(start + _RUN, rows)))]
+    passed = time.monotonic() - started
+    if not tried:
+        return 0.0, 0.0
+    # The more cells, the larger: those tried may be emptier, or fuller, than most.
+    covered = np.column_stack([np.ones(rows), plan.coverage])
+    weights = np.linalg.lstsq(covered[tried], np.array(sizes, dtype=np.float64))[0]
+    return float((covered @ weights).sum()), passed / len(tried)
 
 
 def _own_tiles(plan: Plan, slide: SlideReader) -> int:
