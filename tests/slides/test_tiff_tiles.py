@@ -155,6 +155,16 @@ def test_what_a_coarse_level_leaves_out_is_asked_of_openslide(maker, tmp_path):
         assert_same(reader.read_region(0, 0, 1, 205, 150), plain.read_region(0, 0, 1, 205, 150))
 
 
+def test_a_coarse_level_may_leave_out_what_every_level_leaves_out(tmp_path):
+    fine = [b"" if k % 7 >= 4 else stream for k, stream in enumerate(YCBCR)]
+    small = [b"" if k % 4 >= 2 else files.encode(part) for k, part in enumerate(files.cut(RGB[::2, ::2]))]
+    reader, plain = both(files.write(tmp_path / "a.svs", [(HEIGHT, WIDTH, fine), (150, 205, small)]))
+    with reader, plain:
+        native = reader._from_tiles(0, 0, 1, 230, 180)
+        assert_same(native, plain.read_region(0, 0, 1, 230, 180))
+        assert native[1].sum() == 128 * 150
+
+
 def half(content, offset, length):
     return content[offset : offset + length // 2]
 

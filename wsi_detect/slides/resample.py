@@ -227,7 +227,7 @@ def _decode(source: _Source, tiles: JpegTiles, place: tuple[int, int, int, int])
     x, y, width, height = place
     factor = source.reduce
     # What a file leaves out of a coarse level, its reader may take from a finer one.
-    if source.level > 0 and tiles.lacks(source.level, x * factor, y * factor, width * factor, height * factor):
+    if tiles.lacks(source.level, x * factor, y * factor, width * factor, height * factor):
         return None
     try:
         return tiles.read(source.level, x, y, width, height, reduce=factor)

@@ -4,6 +4,7 @@ Every format of that kind (TIFF, KFB, SDPC, DICOM) only has to say where its til
 putting together are here. The tiler copies from here too, tile by tile, without decoding.
 """
 
+import functools
 import itertools
 import os
 import threading
@@ -169,29 +170,35 @@ class JpegTiles:
         return rgb, valid
 
     def lacks(self, level: int, x: int, y: int, width: int, height: int) -> bool:
-        """Whether a rectangle of a level (level px) touches a tile the file leaves out, though a finer level has data.
+        """Whether a level leaves out a tile under a rectangle although a finer level has data there; level px.
 
-        OpenSlide paints such a hole from the finer level; where that is empty too it takes seconds a tile to find out.
+        What belongs into such a gap only the reader knows. Where no finer level has data either, there are none.
         """
-        table = self._table(level)
-        rows = range(max(y, 0) // table.tile_height, min(-(-(y + height) // table.tile_height), table.shape[0]))
-        columns = range(max(x, 0) // table.tile_width, min(-(-(x + width) // table.tile_width), table.shape[1]))
-        return any(
-            self._has_data(finer, table, row, column)
-            for row, column in itertools.product(rows, columns)
-            if not table.lengths[row, column]
-            for finer in range(level)
-        )
+        table, gaps = self._table(level), self._gaps[level]
+        rows = slice(max(y, 0) // table.tile_height, max(-(-(y + height) // table.tile_height), 0))
+        columns = slice(max(x, 0) // table.tile_width, max(-(-(x + width) // table.tile_width), 0))
+        return bool(gaps[rows, columns].any())
 
-    def _has_data(self, finer: int, coarse: TileLevel, row: int, column: int) -> bool:
-        """Whether a finer level has any tile, or is unknown, under a tile of a coarse one."""
-        table = self.levels[finer]
-        if table is None:
-            return True
-        across, down = table.width / coarse.width / table.tile_width, table.height / coarse.height / table.tile_height
-        top, bottom = (int(edge * coarse.tile_height * down) for edge in (row, row + 1))
-        left, right = (int(edge * coarse.tile_width * across) for edge in (column, column + 1))
-        return bool(table.lengths[top : bottom + 1, left : right + 1].any())
+    @functools.cached_property
+    def _gaps(self) -> list[NDArray[np.bool_]]:
+        """For each level, (rows, columns): the tile is missing, but not what finer levels have of the place."""
+        gaps, data = [], None
+        for number, table in enumerate(self.levels):
+            if table is None:
+                gaps.append(np.zeros((0, 0), np.bool_))
+                data = None
+                continue
+            present = table.lengths > 0
+            finer = self.levels[number - 1] if number else None
+            if number == 0:
+                below = np.zeros_like(present)
+            elif finer is None or data is None:
+                below = np.ones_like(present)
+            else:
+                below = _any_below(table, finer, data)
+            gaps.append(below & ~present)
+            data = below | present
+        return gaps
 
     def close(self) -> None:
         """Give the file back; closing twice is allowed."""
@@ -260,6 +267,21 @@ def _restarted(part: bytes, number: int, count: int) -> bytes:
 
 def _restart(number: int) -> bytes:
     return bytes([0xFF, 0xD0 + number % 8])
+
+
+def _any_below(table: TileLevel, finer: TileLevel, data: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """For each tile, (rows, columns): some tile of a finer level that it overlaps has data."""
+    sums = np.pad(data.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    y0, y1 = _span(table.shape[0], table.tile_height * finer.height / table.height / finer.tile_height, data.shape[0])
+    x0, x1 = _span(table.shape[1], table.tile_width * finer.width / table.width / finer.tile_width, data.shape[1])
+    return np.asarray(sums[np.ix_(y1, x1)] - sums[np.ix_(y0, x1)] - sums[np.ix_(y1, x0)] + sums[np.ix_(y0, x0)] > 0)
+
+
+def _span(count: int, ratio: float, limit: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """First and past-the-last finer tile that each of `count` tiles overlaps, each as long as `ratio` finer ones."""
+    edges = np.arange(count + 1) * ratio
+    first, last = np.floor(edges[:-1] + 1e-9), np.ceil(edges[1:] - 1e-9)
+    return np.minimum(first, limit).astype(np.int64), np.minimum(last, limit).astype(np.int64)
 
 
 def _all_present(table: TileLevel, rows: range, columns: range) -> bool:
