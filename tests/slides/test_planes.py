@@ -12,6 +12,8 @@ from wsi_detect.slides.planes import plane_of
 from wsi_detect.slides.reader import SlideInfo
 from wsi_detect.testing.ome import write_ome
 from wsi_detect.testing.painter import lay_cells, paint_region
+from wsi_detect.tiling.plan import TilingConfig
+from wsi_detect.tiling.tiler import tile_slide
 
 SIDE = 512
 
@@ -106,3 +108,16 @@ def test_one_plane_is_not_looked_at():
 def test_none_is_clearly_sharper_than_the_chosen(contrasts):
     chosen = plane_of(Stack(contrasts), "sharpest", 0, 0, 64)
     assert contrasts[chosen] ** 2 >= 0.97 * max(contrasts) ** 2
+
+
+def test_the_sharpest_plane_is_stored_and_recorded(stack, tmp_path):
+    config = TilingConfig(patch_px=256, overlap_um=16, shard_patches=4, codec="zstd", plane="sharpest")
+    store = tile_slide(stack, tmp_path / "out", config)
+    planes = store.columns["plane"].astype(int)
+    assert set(planes) <= {1, 4}
+    assert len(set(planes)) == 2
+    with open_slide(stack) as slide:
+        for row, plane in enumerate(planes):
+            x, y = (int(value) for value in store.origin_px[row])
+            stored, read = store.read(row).rgb, slide.read_region(x, y, 0, 256, 256, plane=plane)[0]
+            assert (stored == read).all()
