@@ -4,6 +4,7 @@
 
 * `tct`: 20,480 px, a round deposit, 47 % of the tiles blank; q80 4:2:0, about 0.11 byte/px. `tct_half`,
   `tct_quarter`: the same of about half and of a quarter of the area.
+* `clumps`: the same area, cells in clumps all over it, half of the tiles blank: hardly a patch without a cell.
 * `dense444`: 10,240 px full of cells, with sensor noise; q90 4:4:4, about 0.49 byte/px.
 * `sparse`: 100,000 px, of which only the tiles around five deposits exist.
 
@@ -48,6 +49,7 @@ class Scene:
         quality: of the JPEG.
         subsampling: of its chroma.
         sparse: whether tiles without a deposit are left out.
+        kept: share of the cells that is there, in clumps with clean glass between them.
     """
 
     side: int
@@ -57,6 +59,7 @@ class Scene:
     quality: int
     subsampling: str
     sparse: bool = False
+    kept: float = 1.0
 
     @property
     def tiles(self) -> int:
@@ -85,6 +88,10 @@ SCENES = {
     "tct": (Scene(20_480, _ROUND, 133, 3.3, 80, "420"), Scene(4_096, _ROUND, 133, 3.3, 80, "420")),
     "tct_half": (Scene(14_336, _ROUND, 133, 3.3, 80, "420"), Scene(2_816, _ROUND, 133, 3.3, 80, "420")),
     "tct_quarter": (Scene(10_240, _ROUND, 133, 3.3, 80, "420"), Scene(2_048, _ROUND, 133, 3.3, 80, "420")),
+    "clumps": (
+        Scene(20_480, (), 133, 3.3, 80, "420", kept=0.22),
+        Scene(4_096, (), 133, 3.3, 80, "420", kept=0.22),
+    ),
     "dense444": (Scene(10_240, (), 120, 7.6, 90, "444"), Scene(2_048, (), 120, 7.6, 90, "444")),
     "sparse": (
         Scene(100_000, _FIVE, 133, 3.3, 80, "420", sparse=True),
@@ -242,7 +249,11 @@ def _lay(scene: Scene, rng: np.random.Generator) -> NDArray[np.int64]:
         steps = np.arange(-count, count + 1) * scene.spacing
         lattice = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2).astype(np.float64)
         # Less than the deposit: a cell at its rim must not reach far into the glass around it.
-        lattice = lattice[np.hypot(*lattice.T) <= radius * scene.side]
+        there = np.hypot(*lattice.T) <= radius * scene.side
+        if scene.kept < 1:
+            clumps = _smooth(rng.normal(0, 1, (len(steps), len(steps))), 9).ravel()
+            there &= clumps >= np.quantile(clumps, 1 - scene.kept)
+        lattice = lattice[there]
         found.append(lattice + rng.uniform(-0.6, 0.6, lattice.shape) * scene.spacing + [x * scene.side, y * scene.side])
     centres = np.rint(np.concatenate(found)).astype(np.int64)
     return centres[((centres >= 0) & (centres < scene.side)).all(axis=1)]

@@ -41,11 +41,11 @@ def test_a_benchmark_says_flat_figures(tmp_path, script):
 
 def test_reading_is_measured_with_and_without_peers(tmp_path):
     printed, figures = run("bench_tiling.py", tmp_path, "--only", "kept")
-    assert figures["kept/ours/core"] > 0
-    assert figures["kept/openslide/wall"] > 0
+    assert figures["kept/clumps/ours/core"] > 0
+    assert figures["kept/clumps/openslide/wall"] > 0
     missing = {line.split(":")[0] for line in printed.splitlines() if "left out" in line}
     assert missing.isdisjoint({"wsi_detect", "openslide"})
     assert all(
-        (f"kept/{name}/core" in figures) != (package in missing)
+        (f"kept/tct/{name}/core" in figures) != (package in missing)
         for name, package in [("cucim", "cucim"), ("libvips", "pyvips")]
     )
