@@ -67,7 +67,7 @@ class PatchMaker:
         plan, tiles = self._plan, tiles_of(self._slide)
         if tiles is None or plan.layout.level is None:
             raise ValueError("the slide's tiles were planned for, and are not there")
-        copier = TileCopier(tiles, plan.layout.level, plan.config.patch_px)
+        copier = TileCopier(tiles, plan.layout.level, plan.config.patch_px, check=plan.config.check_tiles)
         origins = plan.origins[rows.start : rows.stop] // plan.size.step
         for (x, y), corners in zip(origins.tolist(), self._corners(rows), strict=True):
             found = copier.read(x, y)
