@@ -5,7 +5,7 @@ Units are in the names: `_px` is slide px (level 0), xyxy, half-open; `_um` is m
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _VERSION_KEY = b"wsi_detect.schema_version"
 
 
@@ -67,7 +67,8 @@ DETECTIONS = _table(
 )
 
 #: One row a patch that was looked at, or should have been. `status`: done, failed, unreadable.
-#: `no_data` and `unreadable` are fractions of the patch area.
+#: `no_data` and `unreadable` are fractions of the patch area. The last five are of `tiling/quality.py`, null where no
+#: px of a cell was sampled.
 PATCHES = _table(
     _field("slide_id", pa.string()),
     _field("patch_id", pa.int64()),
@@ -76,6 +77,7 @@ PATCHES = _table(
     _field("coverage", pa.float32()),
     _field("no_data", pa.float32()),
     _field("unreadable", pa.float32()),
+    *(_field(name, pa.float32(), null=True) for name in ("focus", "stain", "crowding", "blood", "mucus")),
 )
 
 #: One row a cell of a slide. `cell_id` is a UUID derived from slide, model, box and class: the same in every export.

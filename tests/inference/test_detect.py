@@ -14,6 +14,7 @@ from wsi_detect.inference.detector import Detections, no_detections, on_slide
 from wsi_detect.slides.resample import RegionPixels
 from wsi_detect.testing.blobs import load, write_bundle
 from wsi_detect.tiling.grid import TileGrid
+from wsi_detect.tiling.quality import QUALITY_COLUMNS, measure_patch
 
 
 @dataclass
@@ -31,10 +32,13 @@ class FakeStore:
     patch_ids = np.array([0, 1, 2, 3], np.int64)
     coverage = np.array([1.0, 0.5, 0.25, 1.0], np.float32)
     shards = (range(0, 2), range(2, 3), range(3, 4))
+    index_only = False
+    ground = (240.0, 240.0, 240.0)
 
     def __init__(self, unreadable=(0.0, 0.0, 0.0, 0.0)):
         self.unreadable = unreadable
         self.reads = []
+        self.columns = {name: np.array([k, np.nan, k, k], np.float32) for k, name in enumerate(QUALITY_COLUMNS)}
 
     def __len__(self):
         return 4
@@ -94,6 +98,33 @@ def test_every_patch_has_a_state(tmp_path, info):
         (3, "failed", "non-finite output"),
     ]
     assert [row["no_data"] for row in rows] == [0.0, 0.125, 0.25, 0.375]
+
+
+def test_quality_is_the_stores_own(tmp_path, info):
+    detect_patches(FakeStore(), FakeDetector(info), tmp_path)
+    rows = artifact.read_table(tmp_path / "patches.parquet", schema.PATCHES).to_pylist()
+    assert [row["focus"] for row in rows] == [0, None, 0, 0]
+    assert [row["mucus"] for row in rows] == [4, None, 4, 4]
+
+
+def test_quality_of_an_index_only_store_is_measured_here(tmp_path, info):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(40, 240, (4, 64, 64, 3), dtype=np.uint8)
+    pixels[2] = 240
+
+    class IndexOnly(FakeStore):
+        index_only = True
+
+        def read(self, row):
+            return RegionPixels(pixels[row], 0.0, 0.0)
+
+    detect_patches(IndexOnly(), FakeDetector(info), tmp_path)
+    rows = artifact.read_table(tmp_path / "patches.parquet", schema.PATCHES).to_pylist()
+    expected = [measure_patch(part, FakeStore.ground) for part in pixels]
+    assert [row["focus"] for row in rows] == pytest.approx(
+        [e.focus if k != 2 else None for k, e in enumerate(expected)]
+    )
+    assert [row["stain"] for row in rows][2] is None
 
 
 def test_batches_do_not_cross_shards(tmp_path, info):

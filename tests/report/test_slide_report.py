@@ -19,7 +19,7 @@ from wsi_detect.report.gallery import ABNORMAL_CELLS, OTHER_CELLS, make_gallery
 from wsi_detect.report.overview import draw_overview, unexamined
 from wsi_detect.report.picture import scale_bar
 from wsi_detect.report.slide_report import write_report
-from wsi_detect.schema import CELLS, PATCHES
+from wsi_detect.schema import CELLS, PATCHES, SCHEMA_VERSION
 from wsi_detect.slides.reader import SlideInfo
 from wsi_detect.stitching.cell_map import CellMap
 
@@ -122,7 +122,7 @@ def write_folder(
     patches = [{**patch, "patch_id": k, "status": "failed" if k in failed else "done"} for k in range(8)]
     artifact.write_table(folder / "patches.parquet", artifact.table_of(patches, PATCHES), PATCHES)
     grid = {"width": 2000, "height": 1000, "patch": 512, "overlap": 0}
-    store = {"attributes": {"kind": "wsi_detect.patches", "schema_version": 1, "grid": grid}}
+    store = {"attributes": {"kind": "wsi_detect.patches", "schema_version": SCHEMA_VERSION, "grid": grid}}
     artifact.write_json(folder / "patches.zarr" / "zarr.json", store)
     return folder
 
@@ -332,3 +332,17 @@ def test_configuration_digest_is_the_one_of_the_stages():
         names: tuple[str, ...] = ("a", "b")
 
     assert facts.config_digest(Small().model_dump(mode="json")) == digest(Small())
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        ({}, None),
+        ({"out_of_focus_fraction": None}, "was not measured"),
+        ({"out_of_focus_fraction": 0.0}, "Nowhere do the cells look out of focus"),
+        ({"out_of_focus_fraction": 0.234}, "23.4 % of the cell area looks out of focus. It was examined all the same"),
+    ],
+)
+def test_the_reader_is_told_about_focus(tmp_path, known, words):
+    text = text_of(write_report(write_folder(tmp_path, known)))
+    assert words in text if words else "focus" not in text

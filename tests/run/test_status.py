@@ -5,7 +5,7 @@ import pytest
 from wsi_detect import artifact, schema
 from wsi_detect.run.batch import exit_code
 from wsi_detect.run.config import LimitsConfig
-from wsi_detect.run.status import area_shares, judge, without_names
+from wsi_detect.run.status import area_shares, judge, out_of_focus, without_names
 
 
 def patches(*rows):
@@ -63,6 +63,27 @@ def test_shares_and_status(rows, shares, status, words):
     verdict, reason = judge(found, table, LimitsConfig())
     assert verdict == status
     assert reason is None if words is None else words in reason
+
+
+@pytest.mark.parametrize(
+    ("coverage", "focus", "share"),
+    [
+        ([], [], None),
+        ([1.0, 0.5], [None, None], None),
+        ([1.0, 1.0], [1.6, 1.5], 0.0),
+        ([1.0, 3.0], [1.6, 1.4], 0.75),
+        ([1.0, 1.0, 2.0], [1.4, 1.6, None], 0.25),
+        ([0.0, 1.0], [1.0, 1.6], 0.0),
+        ([0.0], [1.0], None),
+    ],
+)
+def test_share_of_the_cell_area_out_of_focus(coverage, focus, share):
+    facts = {"slide_id": "A", "status": "done", "no_data": 0.0, "unreadable": 0.0}
+    rows = [
+        {**facts, "patch_id": k, "coverage": c, "focus": f}
+        for k, (c, f) in enumerate(zip(coverage, focus, strict=True))
+    ]
+    assert out_of_focus(artifact.table_of(rows, schema.PATCHES), 1.5) == share
 
 
 def test_a_little_loss_can_be_allowed():

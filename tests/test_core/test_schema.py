@@ -10,7 +10,7 @@ NAMES = {
     "annotations": "slide_id annotation_id label x0_px y0_px x1_px y1_px geometry annotator source_label",
     "index": "slide_id patch_id split coverage focus counts",
     "detections": "slide_id patch_id x0_px y0_px x1_px y1_px label score class_scores",
-    "patches": "slide_id patch_id status reason coverage no_data unreadable",
+    "patches": "slide_id patch_id status reason coverage no_data unreadable focus stain crowding blood mucus",
     "cells": "cell_id slide_id x0_px y0_px x1_px y1_px label score class_scores support geometry",
     "metrics": "metric label threshold value ci_low ci_high n",
 }

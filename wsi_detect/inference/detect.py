@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +20,7 @@ from wsi_detect import artifact, schema
 from wsi_detect.config import Config, digest
 from wsi_detect.errors import ResolutionMismatchError, StaleArtifactError
 from wsi_detect.inference.detector import Detections, Detector, detection_rows, on_slide
+from wsi_detect.tiling.quality import QUALITY_COLUMNS, measure_patch
 
 if TYPE_CHECKING:
     from wsi_detect.slides.resample import RegionPixels
@@ -177,7 +179,16 @@ def _state(store: "PatchStore", row: int, region: "RegionPixels", found: Detecti
         "coverage": float(store.coverage[row]),
         "no_data": float(region.no_data),
         "unreadable": float(region.unreadable),
+        **_quality(store, row, region),
     }
+
+
+def _quality(store: "PatchStore", row: int, region: "RegionPixels") -> dict[str, float | None]:
+    """Return the quality columns of one patch; an index-only store has seen no pixels, so they are measured here."""
+    known = [float(store.columns[name][row]) for name in QUALITY_COLUMNS]
+    if store.index_only:
+        known = list(astuple(measure_patch(region.rgb, store.ground)))
+    return {name: None if math.isnan(value) else value for name, value in zip(QUALITY_COLUMNS, known, strict=True)}
 
 
 def _patches(parts: list[Path]) -> pa.Table:

@@ -72,6 +72,21 @@ def shares(status: Status) -> list[Share]:
     return [part for part in parts if part.kind == "examined" or part.value > 0]
 
 
+def focus(status: Status) -> str | None:
+    """Return what is known about focus, in a sentence; None for a slide that was not looked at."""
+    if "out_of_focus_fraction" not in status:
+        return None
+    share = status["out_of_focus_fraction"]
+    if share is None:
+        return "How sharp the cells are was not measured."
+    if share <= 0:
+        return "Nowhere do the cells look out of focus to the program; it judges by how steep their edges are."
+    return (
+        f"{percent(share)} of the cell area looks out of focus. It was examined all the same, but cells there may have "
+        "been missed or misjudged: look at the slide itself. The program judges by how steep the cells' edges are."
+    )
+
+
 def domain(status: Status) -> Banner | None:
     """Return the preparation the model was trained on against the slide's; None without a model in the status."""
     if "model" not in status:

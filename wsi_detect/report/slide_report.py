@@ -54,6 +54,7 @@ def write_report(folder: Path, slide: SlideReader | None = None) -> Path:
         status=status,
         meaning=facts.meaning(status),
         shares=facts.shares(status),
+        focus=facts.focus(status),
         domain=facts.domain(status),
         banners=facts.resolution_banners(status),
         counts=None if cells is None else _counts(cells, facts.visible(status)),

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 RUN = "run.json"
 _FAILURE = ("slide_id", "status", "reason")
 _COLUMNS = (*_FAILURE, "cells")
-_SHARES = ("examined_fraction", "unreadable_fraction", "no_data_fraction", "failed_fraction")
+_SHARES = (
+    "examined_fraction",
+    "unreadable_fraction",
+    "no_data_fraction",
+    "failed_fraction",
+    "out_of_focus_fraction",
+)
 
 _log = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from wsi_detect.exports import EXPORTERS
 from wsi_detect.inference.detect import DetectionConfig
 from wsi_detect.stitching.stitcher import StitchingConfig
 from wsi_detect.tiling.plan import TilingConfig
+from wsi_detect.tiling.quality import QualityConfig
 
 if TYPE_CHECKING:
     from wsi_detect.detectors.info import DetectorInfo
@@ -29,6 +30,7 @@ SECTIONS = (
     "detection",
     "stitching",
     "limits",
+    "quality",
     "exports",
     "evaluation",
     "lab",
@@ -64,6 +66,7 @@ class RunConfig(Config):
     detection: DetectionConfig = DetectionConfig()
     stitching: StitchingConfig = StitchingConfig()
     limits: LimitsConfig = LimitsConfig()
+    quality: QualityConfig = QualityConfig()
     exports: tuple[str, ...] = ("geojson", "csv")
 
     @model_validator(mode="before")

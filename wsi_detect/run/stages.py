@@ -145,6 +145,7 @@ def _keys(row: SlideRow, info: "DetectorInfo", config: RunConfig, options: RunOp
     report = {
         "from": _hash(export),
         "limits": digest(config.limits),
+        "quality": digest(config.quality),
         "preparation": row.preparation or options.preparation,
         "model": _hash(info.to_json()),
     }

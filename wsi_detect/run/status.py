@@ -48,6 +48,15 @@ def area_shares(patches: pa.Table) -> dict[str, float]:
     return {"examined_fraction": round(max(1 - sum(result.values()), 0.0), 6), **result}
 
 
+def out_of_focus(patches: pa.Table, in_focus: float) -> float | None:
+    """Return the share of the cell area in patches whose focus is below `in_focus`; None if no focus was measured."""
+    weight = patches["coverage"].to_numpy().astype(np.float64)
+    focus = patches["focus"].to_numpy().astype(np.float64)
+    if not weight[~np.isnan(focus)].sum() > 0:
+        return None
+    return round(float(weight[focus < in_focus].sum() / weight.sum()), 6)
+
+
 def judge(shares: Mapping[str, float], patches: pa.Table, limits: LimitsConfig) -> tuple[str, str | None]:
     """Return the status and, where there is one, the reason."""
     failed = sum(state == "failed" for state in patches["status"].to_pylist())
@@ -98,6 +107,7 @@ def screened(
         "status": status,
         "reason": reason,
         **shares,
+        "out_of_focus_fraction": out_of_focus(patches, config.quality.in_focus),
         "patches": patches.num_rows,
         "failed_patches": sum(state == "failed" for state in patches["status"].to_pylist()),
         "cells": sum(counts.values()),

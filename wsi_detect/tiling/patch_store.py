@@ -157,6 +157,12 @@ class PatchStore:
         """Area of the slide's cell mask, slide px², in stored patches or not."""
         return float(self.attributes["mask"]["area_px"])
 
+    @property
+    def ground(self) -> tuple[float, float, float]:
+        """Colour of the slide's clean glass."""
+        red, green, blue = self.attributes["mask"]["ground"]
+        return float(red), float(green), float(blue)
+
     def frame(self, row: int) -> PatchFrame:
         """Return where the patch of a row lies; its scale is slide px per patch px."""
         x, y = self._origins[row]

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
+
+from wsi_detect.config import Config
 
 if TYPE_CHECKING:
     from wsi_detect.tiling.mask import CellMask
@@ -39,6 +42,18 @@ _PALE, _SMOOTH, _BLOCK = (30, 200), 40, 16
 _Grey = NDArray[np.uint8]
 _Density = NDArray[np.uint16]
 _Pair = tuple[_Grey, _Grey]
+
+
+class QualityConfig(Config):
+    """How quality columns are read. No patch is ever dropped for one.
+
+    Attributes:
+        in_focus: focus under which the cells of a patch count as out of focus. Between sharp fields and the same ones
+            blurred by a Gaussian of 2 px and more, on conventional smears and liquid-based fields at about 0.25 µm/px;
+            docs/tiling.md has the figures. Where optics resolve less than the px, as at 0.1 µm/px, it must be lower.
+    """
+
+    in_focus: float = Field(default=1.5, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +110,19 @@ def sample_boxes(
         found = np.take_along_axis(covered, best, axis=1) > 0
         chosen[rows, : best.shape[1]] = np.where(found[..., None], corners[best], -1)
     return chosen
+
+
+def measure_patch(rgb: NDArray[np.uint8], ground: tuple[float, float, float]) -> Quality:
+    """Measure a patch (H, W, 3) without a mask: on the windows with most px of cells, the first where equal."""
+    dark = rgb[:: 2 * _STEP, :: 2 * _STEP, 1] < ground[1] * 10 ** (-_CELL / 1000)
+    starts = [np.arange(0, side, SAMPLE_PX // (2 * _STEP)) for side in dark.shape]
+    counts = np.add.reduceat(np.add.reduceat(dark, starts[0], axis=0, dtype=np.int64), starts[1], axis=1)
+    best = np.argsort(-counts, axis=None, kind="stable")[:SAMPLES]
+    corners = [(int(k) // counts.shape[1] * SAMPLE_PX, int(k) % counts.shape[1] * SAMPLE_PX) for k in best]
+    return measure(
+        [rgb[y : y + SAMPLE_PX, x : x + SAMPLE_PX] for y, x in corners if counts[y // SAMPLE_PX, x // SAMPLE_PX]],
+        ground,
+    )
 
 
 def measure(samples: Sequence[NDArray[np.uint8]], ground: tuple[float, float, float]) -> Quality:
