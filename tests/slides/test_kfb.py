@@ -148,13 +148,22 @@ CELLS = [
 ]
 
 
+def count(cells, level):
+    return sum(k == level for k, _, _ in cells)
+
+
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(missing=st.frozensets(st.sampled_from(CELLS), max_size=len(CELLS) - 1), full_px=st.booleans())
 def test_missing_tiles_are_bare_glass(missing, full_px, pixels, tmp_path):
     """Any set of tiles may be missing; a level whose few tiles leave their places in doubt is not offered at all."""
     complete = write_kfb(tmp_path / "whole.kfb", pixels, tile=64)
+    # A pyramid ends at its first empty level.
+    ends = min(
+        (k for k, (rows, columns) in enumerate(GRIDS) if count(missing, k) == rows * columns), default=len(GRIDS)
+    )
+    missing |= {cell for cell in CELLS if cell[0] > ends}
     path = write_kfb(tmp_path / "holes.kfb", pixels, tile=64, full_px=full_px, missing=missing)
-    if all((0, row, column) in missing for row in range(4) for column in range(6)):
+    if ends == 0:
         with pytest.raises(DamagedSlideError):
             open_slide(path)
         return
@@ -167,6 +176,10 @@ def test_missing_tiles_are_bare_glass(missing, full_px, pixels, tmp_path):
             for k, row, column in missing:
                 if k == number:
                     there[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64] = False
+            if slide.tiles.lacks(level, 0, 0, table.width, table.height):
+                with pytest.raises(DamagedSlideError, match="finer levels have"):
+                    slide.read_region(0, 0, level, table.width, table.height)
+                continue
             rgb, valid = slide.read_region(0, 0, level, table.width, table.height)
             assert np.array_equal(np.ones_like(there) if valid is None else valid, there)
             assert np.array_equal(rgb, np.where(there[..., None], truth, 255))
@@ -206,7 +219,7 @@ def test_what_is_not_read_says_so(place, kind, value, words, written):
 @pytest.mark.parametrize(
     ("place", "kind", "value"),
     [
-        *((16, "i", value) for value in (0, -1, 1_000, 2**31 - 1)),
+        *((16, "i", value) for value in (0, -1, 20, 1_000, 2**31 - 1)),
         *((place, "i", value) for place in (20, 24) for value in (0, -1, (1 << 20) + 1, 2**31 - 1)),
         *((28, "i", value) for value in (0, -20, 19, 40, 201)),
         *((68, "Q", value) for value in (0, 91, 1 << 40, 2**64 - 1)),
@@ -238,6 +251,7 @@ def share(*tiles):
         (20, "f", float("nan")),
         (20, "f", 15.0),
         (20, "f", 40.0),
+        (20, "f", 20 / 2**10),
         (20, "f", 1e-38),
         (32, "i", 0),
         (32, "i", -1),
@@ -286,11 +300,22 @@ def test_a_smaller_slide_than_its_tiles_is_refused(written):
         open_slide(change(written, (24, "i", 256)))
 
 
-def test_levels_beyond_the_last_are_left_alone(written):
-    """Some writers go on halving until one px is left, and beyond."""
+def test_levels_beyond_one_tile_are_left_alone(written):
+    """Some writers go on halving until one px is left."""
+    count, _ = fields(written)
+    content = bytearray(written.read_bytes())
+    for number in range(4, 10):
+        content += content[-RECORD_BYTES:]
+        put(content, len(content) - RECORD_BYTES + 20, "f", 20 / 2**number)
+    written.write_bytes(content)
+    with open_slide(change(written, (16, "i", count + 6))) as slide:
+        assert slide.info.level_downsamples == (1, 2, 4, 8)
+
+
+def test_a_gap_in_the_levels_is_no_pyramid(written):
     count, table = fields(written)
-    with open_slide(change(written, (table + (count - 1) * RECORD_BYTES + 20, "f", 20 / 2**16))) as slide:
-        assert slide.info.level_downsamples == (1, 2, 4)
+    with pytest.raises(DamagedSlideError, match="records of its tile table"):
+        open_slide(change(written, (table + (count - 1) * RECORD_BYTES + 20, "f", 20 / 2**5)))
 
 
 @pytest.mark.parametrize("end", [3, 7, 50, HEAD_BYTES - 1, HEAD_BYTES, 5_000, -1])
@@ -298,6 +323,16 @@ def test_a_cut_file_is_refused(end, written):
     written.write_bytes(written.read_bytes()[:end])
     with pytest.raises(SlideError):
         open_slide(written)
+
+
+def test_a_tile_that_claims_the_rest_of_the_slide_is_not_decoded(written):
+    content = bytearray(written.read_bytes())
+    frame = content.index(b"\xff\xc0")
+    assert struct.unpack_from(">HH", content, frame + 5) == (64, 64)
+    struct.pack_into(">HH", content, frame + 5, 210, 333)
+    written.write_bytes(content)
+    with open_slide(written) as slide, pytest.raises(DamagedSlideError, match="declares 333 x 210 px"):
+        slide.read_region(0, 0, 0, 8, 8)
 
 
 def test_a_file_with_nothing_left_out_is_all_valid(written):

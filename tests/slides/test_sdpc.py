@@ -22,7 +22,10 @@ RED, GREEN, BLUE, GREY = (200, 40, 40), (40, 180, 40), (40, 40, 200), (120, 120,
 
 
 def flat(colour, width, height):
-    return jpeg_stream(np.full((height, width, 3), colour, np.uint8))
+    """A tile of one colour, its stream filled up with a comment to 1000 bytes."""
+    stream = jpeg_stream(np.full((height, width, 3), colour, np.uint8))
+    comment = 1_000 - len(stream) - 2
+    return stream[:2] + struct.pack(">HH", 0xFFFE, comment) + bytes(comment - 2) + stream[2:]
 
 
 def put(content, place, kind, value):
@@ -168,6 +171,10 @@ def test_missing_tiles_are_bare_glass(missing, pixels, tmp_path):
             for k, row, column in missing:
                 if k == number:
                     there[row * 64 : row * 64 + 64, column * 64 : column * 64 + 64] = False
+            if slide.tiles.lacks(number, 0, 0, width, height):
+                with pytest.raises(DamagedSlideError, match="finer levels have"):
+                    slide.read_region(0, 0, number, width, height)
+                continue
             rgb, valid = slide.read_region(0, 0, number, width, height)
             assert np.array_equal(np.ones_like(there) if valid is None else valid, there)
             assert np.array_equal(rgb, np.where(there[..., None], truth, 255))
@@ -272,6 +279,15 @@ def test_a_wrong_length_costs_its_tile_and_those_behind_it_and_is_counted(value,
     lost = (64 * 2 + 64 + 13) * (210 - 192)  # the last four tiles of the last row
     assert found.unreadable == pytest.approx(lost / (333 * 210))
     assert found.no_data == 0
+
+
+def test_a_tile_is_not_taken_for_its_neighbour(tmp_path):
+    """All streams are of one length, and the first length is lost: in the second tile's place lies the first's."""
+    path = change(by_hand(tmp_path / "a.sdpc"), (8_000 + 122, "i", 0))
+    with open_slide(path, slide_id="S1") as slide:
+        for x, y in ((0, 0), (32, 0), (0, 32), (32, 32)):
+            with pytest.raises(DamagedSlideError):
+                slide.read_region(x, y, 0, 8, 8)
 
 
 def test_a_length_of_zero_is_damage_where_streams_and_room_disagree(written):

@@ -76,9 +76,13 @@ def open(path: Path, slide_id: str) -> TileFileReader:  # noqa: A001 - the name 
     """
     file_size = path.stat().st_size
     head = _read_head(path, file_size)
-    records = np.fromfile(path, _RECORD, head.count, offset=head.table)
-    if len(records) < head.count:
-        raise DamagedSlideError(f"{path}: its tile table is cut off; copy the file again")
+    # One more than there are: a tile's mark behind the last says that the count is wrong.
+    records = np.fromfile(path, _RECORD, head.count + 1, offset=head.table)
+    if len(records) < head.count or (records["mark"][head.count :] == _TILE_MARK).any():
+        raise DamagedSlideError(
+            f"{path}: its tile table has not the {head.count} records it should; copy the file again"
+        )
+    records = records[: head.count]
     found = _levels(path, head, records, file_size)
     _log.warning(EXPERIMENTAL, slide_id, "KFB")
     info = SlideInfo(
@@ -131,14 +135,17 @@ def _levels(path: Path, head: _Head, records: NDArray[np.void], file_size: int) 
     numbers = _numbers(head, records)
     offsets, lengths = _streams(head, records, file_size)
     found: dict[int, TileLevel] = {}
-    astray = int((numbers < 0).sum())
-    for number in range(MAX_LEVELS):
+    present = set(numbers.tolist())
+    # Each level is half the one before; what lies beyond a gap was another level's once.
+    gap = next((number for number in range(MAX_LEVELS) if number not in present), None)
+    astray = int(((numbers < 0) | (gap is not None and numbers > gap)).sum())
+    for number in range(MAX_LEVELS if gap is None else gap):
         mine = numbers == number
-        cells = _cells(head, records[mine], number) if mine.any() else None
-        if cells is None:
-            continue
-        found[number], doubled = _level(head, records[mine], number, cells, (offsets[mine], lengths[mine]), file_size)
-        astray += int((cells < 0).sum()) + doubled
+        cells, homeless = _cells(head, records[mine], number)
+        astray += homeless
+        # Beyond a level of one tile there is nothing worth having.
+        if cells is not None and not (found and found[max(found)].lengths.size == 1):
+            found[number] = _level(head, records[mine], number, cells, (offsets[mine], lengths[mine]), file_size)
     holes = sum(int((level.lengths == 0).sum()) for level in found.values())
     if 0 not in found or 2 * astray > len(records) or astray > holes:
         raise DamagedSlideError(
@@ -152,12 +159,12 @@ def _levels(path: Path, head: _Head, records: NDArray[np.void], file_size: int) 
 
 
 def _numbers(head: _Head, records: NDArray[np.void]) -> _Ints:
-    """(N,) level of each record, -1 where it cannot be told."""
+    """(N,) level of each record, -1 where it cannot be told; the last one sensible is that of a single px."""
     magnification = records["magnification"].astype(np.float64)
     told = (records["mark"] == _TILE_MARK) & np.isfinite(magnification) & (magnification > 0)
     power = np.log2(head.objective / np.where(told, magnification, 1.0))
     number = np.rint(power)
-    told &= (np.abs(power - number) < _NEAR) & (number >= 0)
+    told &= (np.abs(power - number) < _NEAR) & (number >= 0) & (number <= max(head.width, head.height).bit_length())
     return np.asarray(np.where(told, number, -1), dtype=np.int64)
 
 
@@ -183,17 +190,20 @@ def _halved(side: int, number: int) -> int:
     return -(-side >> number)
 
 
-def _cells(head: _Head, records: NDArray[np.void], number: int) -> _Ints | None:
+def _cells(head: _Head, records: NDArray[np.void], number: int) -> tuple[_Ints | None, int]:
     """(N,) place of each record of a level in its grid, row by row, -1 where it has none; None if they are in doubt.
+
+    Also how many records there are for no tile, or for one that another claims too.
 
     Writers differ in whether x and y count px of the level or of the full resolution. Of tiles that fill a level only
     one reading lies on the grid and inside; if few tiles leave both open, the level is not used.
     """
     own, full = (_on_grid(records, unit, _shape(head, number)) for unit in (head.tile, head.tile << number))
-    fits_own, fits_full = int((own >= 0).sum()), int((full >= 0).sum())
+    fits_own, fits_full = (len(np.unique(cells[cells >= 0])) for cells in (own, full))
+    homeless = len(records) - max(fits_own, fits_full)
     if min(fits_own, fits_full) > _CLEARLY * max(fits_own, fits_full) and not np.array_equal(own, full):
-        return None
-    return own if fits_own >= fits_full else full
+        return None, homeless
+    return own if fits_own >= fits_full else full, homeless
 
 
 def _on_grid(records: NDArray[np.void], unit: int, shape: tuple[int, int]) -> _Ints:
@@ -210,8 +220,8 @@ def _level(
     cells: _Ints,
     streams: tuple[_Ints, _Ints],
     file_size: int,
-) -> tuple[TileLevel, int]:
-    """A level, and how many records claim a tile another one claims too; that tile is lost, whosever it is."""
+) -> TileLevel:
+    """A level; a tile that two records claim is lost, whosever it is."""
     shape = _shape(head, number)
     offsets, lengths = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     on = cells >= 0
@@ -221,8 +231,7 @@ def _level(
     row, column = np.divmod(cells, shape[1])
     width = _side(head.width, number, head.tile, records["w"][on & (column == shape[1] - 1)])
     height = _side(head.height, number, head.tile, records["h"][on & (row == shape[0] - 1)])
-    level = TileLevel(width, height, head.tile, head.tile, offsets, lengths, "ycbcr")
-    return level, int(np.clip(claims - 1, 0, None).sum())
+    return TileLevel(width, height, head.tile, head.tile, offsets, lengths, "ycbcr")
 
 
 def _side(side: int, number: int, tile: int, last: NDArray[np.int32]) -> int:

@@ -208,7 +208,7 @@ def _sides(head: _Head, record: _Record, step: float) -> tuple[int, int] | None:
     ):
         low, high = max(int(full / step), 1), int(np.ceil(full / step))
         side = stated if low <= stated <= high else high
-        if -(-side // tile) != tiles or not low <= stated <= tiles * tile:
+        if -(-side // tile) != tiles or stated not in (side, tiles * tile):
             return None
         found.append(side)
     return found[0], found[1]
@@ -232,13 +232,15 @@ def _streams(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Places and lengths of streams that lie back to back; those that cannot be are made unreadable.
 
-    Length 0 is a tile that was never there only if all others fill the room up to the next record.
+    Length 0 is a tile that was never there only if all others fill the room up to the next record. Else some length is
+    wrong, and behind the first that is none at all a tile could be taken for its neighbour.
     """
     lengths = np.clip(stated, 0, None)
     ends = start + np.cumsum(lengths).reshape(stated.shape)
-    lost = (stated < 0) | (lengths > largest_stream((head.tile_width, head.tile_height))) | (ends > end)
+    wild = (stated < 0) | (stated > largest_stream((head.tile_width, head.tile_height)))
+    lost = wild | (ends > end)
     if int(ends.flat[-1]) != end:
-        lost |= lengths == 0
+        lost |= np.logical_or.accumulate((wild | (stated == 0)).ravel()).reshape(stated.shape)
     offsets = ends - lengths
     lose(offsets, lengths, lost, file_size)
     return offsets, lengths

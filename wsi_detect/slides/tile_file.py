@@ -51,10 +51,17 @@ class TileFileReader:
         self.tiles: JpegTiles | None = self._stored
 
     def read_region(self, x_px: int, y_px: int, level: int, width: int, height: int, *, plane: int = 0) -> Pixels:
-        """Read a rectangle; see `SlideReader.read_region`. A corner between two px of a level goes to the nearest."""
+        """Read a rectangle; see `SlideReader.read_region`. A corner between two px of a level goes to the nearest.
+
+        A coarse level that lacks what a finer one has is damaged there: white would pass for glass without cells.
+        """
         check_request(self.info, level, width, height, plane)
         step = self.info.level_downsamples[level]
         x, y = (int(np.floor(corner / step + 0.5)) for corner in (x_px, y_px))
+        if self._stored.lacks(level, x, y, width, height):
+            raise DamagedSlideError(
+                f"slide {self.info.slide_id}: level {level} lacks a tile at ({x_px}, {y_px}) that finer levels have"
+            )
         try:
             return self._stored.read(level, x, y, width, height)
         except JpegFaultError as error:

@@ -33,11 +33,11 @@ def flipped(content: bytes, places: range, count: int | None, seed: int) -> Iter
 
 
 def zeroed(content: bytes, places: range, count: int, seed: int) -> Iterator[tuple[str, bytes]]:
-    """Yield the file with one block of 16 to 4096 bytes set to zero; `places` are where it may begin."""
+    """Yield the file with one block of 16 to 4096 bytes set to zero, as far as it lies within `places`."""
     rng = np.random.default_rng(seed)
     for k in range(count):
         start, size = places[int(rng.integers(len(places)))], _BLOCKS[k % len(_BLOCKS)]
         changed = bytearray(content)
-        end = min(start + size, len(content))
+        end = min(start + size, places.stop)
         changed[start:end] = bytes(end - start)
         yield f"{end - start} zeros at {start}", bytes(changed)
