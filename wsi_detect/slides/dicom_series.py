@@ -101,20 +101,10 @@ def read_series(path: Path) -> tuple[tuple[float, ...], list[Level]]:
         MissingExtraError: pydicom is not installed.
     """
     try:
-        own = _read_header(path)
-        kind = _kind(own)
-        if kind is None:
-            _refuse("a DICOM file, but no whole-slide image")
-        if kind != "VOLUME":
-            _refuse(f"the {kind.lower()} picture of a slide, not the slide; name a file of its pyramid")
-        found = [own, *_beside(own)]
-        sizes = [_size(entry) for entry in found]
-        if len(set(sizes)) < len(sizes):
-            _refuse("several files of the series hold the same level; join them into one")
-        whole = max(sizes, key=math.prod)
-        levels = {step_between(whole, size): entry for size, entry in zip(sizes, found, strict=True)}
-        steps = sorted(step for step in levels if step is not None)
-        return tuple(steps), _agreeing([_level(levels[step]) for step in steps])
+        # pydicom's warnings, also those of a value looked at later, quote it; it may be a name.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _series(_read_header(path))
     except UnsupportedSlideError as error:
         raise UnsupportedSlideError(f"{path}: {error}") from error
     except MissingExtraError:
@@ -122,6 +112,22 @@ def read_series(path: Path) -> tuple[tuple[float, ...], list[Level]]:
     # A broken header fails in any of a dozen ways. The text of the error may quote it, names included: it is not told.
     except Exception as error:
         raise UnsupportedSlideError(f"{path}: its DICOM header cannot be used ({type(error).__name__})") from None
+
+
+def _series(own: _Header) -> tuple[tuple[float, ...], list[Level]]:
+    kind = _kind(own)
+    if kind is None:
+        _refuse("a DICOM file, but no whole-slide image")
+    if kind != "VOLUME":
+        _refuse(f"the {kind.lower()} picture of a slide, not the slide; name a file of its pyramid")
+    found = [own, *_beside(own)]
+    sizes = [_size(entry) for entry in found]
+    if len(set(sizes)) < len(sizes):
+        _refuse("several files of the series hold the same level; join them into one")
+    whole = max(sizes, key=math.prod)
+    levels = {step_between(whole, size): entry for size, entry in zip(sizes, found, strict=True)}
+    steps = sorted(step for step in levels if step is not None)
+    return tuple(steps), _agreeing([_level(levels[step]) for step in steps])
 
 
 def is_dicom(path: Path) -> bool:
@@ -135,9 +141,7 @@ def _read_header(path: Path) -> _Header:
         import pydicom
     except ImportError as error:
         raise MissingExtraError(f"{path}: a DICOM slide that OpenSlide does not read", "dicom") from error
-    # pydicom's warnings quote the value they are about, which may be a name.
-    with warnings.catch_warnings(), path.open("rb") as stream:
-        warnings.simplefilter("ignore")
+    with path.open("rb") as stream:
         tags = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
         return _Header(path, tags, stream.tell())
 
