@@ -45,6 +45,22 @@ WAYS: dict[str, dict[str, object]] = {
     "verbatim+focus": {"codec": "jpeg_tiles", "quality": True, "overlap_px": 0},
     "jpeg": {"codec": "jpeg", "quality": True, "overlap_px": 0},
 }
+#: Part of the figures' names → heading.
+TABLES = (
+    ("read", "Reading patches (slide, patch px, overlap px, threads)"),
+    ("kept", "Patches the mask keeps"),
+    ("tile", "Whole slide to disk, two threads"),
+    ("tile-real", "The real slide to disk, two threads"),
+    ("area", "Cost against area"),
+    ("memory", "One slide, two threads"),
+)
+UNITS = {
+    "core": "megapixels a CPU second",
+    "wall": "megapixels a second",
+    "cpu_ms_per_megapixel": "CPU ms a megapixel stored",
+    "peak_mb": "most memory, MB",
+    "seconds": "seconds",
+}
 #: Ratio, figure, figure it is held against, goal, floor.
 GOALS = (
     ("read 0.11 byte/px, ours/openslide", "read/tct/1024/0/1/ours/core", "read/tct/1024/0/1/openslide/core", 7, 6),
@@ -205,16 +221,27 @@ def child(arguments: list[str]) -> dict[str, float]:
 
 def show(results: dict[str, float], *, judged: bool) -> None:
     """Print the figures, then each goal with what was reached: small slides say nothing about goals."""
-    rows = {}
-    for name, value in results.items():
-        case, _, unit = name.rpartition("/")
-        rows.setdefault(case, {"case": case})[unit] = value  # type: ignore[assignment]
-    for units in {tuple(row)[1:] for row in rows.values()}:
-        print(bench_common.table([row for row in rows.values() if tuple(row)[1:] == units]), end="\n\n")
+    for part, title in TABLES:
+        for unit, words in UNITS.items():
+            rows = pivot(results, part, unit)
+            if rows:
+                print(f"\n{title}, {words}\n\n{bench_common.table(rows)}")
     found = ratios(results, [(name, a, b) for name, a, b, _, _ in GOALS])
+    print()
     for name, _, _, goal, floor in GOALS:
         if judged and name in found:
             print(bench_common.judge(name, found[name], goal, floor))
+
+
+def pivot(results: dict[str, float], part: str, unit: str) -> list[dict[str, object]]:
+    """Figures named part/case…/who/unit → a row a case, a column for each who."""
+    names = [name.split("/") for name in results if name.startswith(f"{part}/") and name.endswith(f"/{unit}")]
+    columns = dict.fromkeys(name[-2] for name in names)
+    rows: dict[str, dict[str, object]] = {}
+    for name in names:
+        case = " ".join(name[1:-2]) or unit
+        rows.setdefault(case, {"case": case, **dict.fromkeys(columns)})[name[-2]] = results["/".join(name)]
+    return list(rows.values())
 
 
 def main() -> None:

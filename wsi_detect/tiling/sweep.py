@@ -149,7 +149,7 @@ class _TileCache:
                 else:
                     target[...] = pixels[b - top : d - top, a - left : e - left]
         inside = max(wide * high, 1)
-        return SweptPatch(rgb, **{name: count / inside for name, count in lost.items()})
+        return SweptPatch(rgb, lost["no_data"] / inside, lost["unreadable"] / inside, lost["skipped"] / inside)
 
     def _tile(self, i: int, r: int, c: int) -> "_Image | str":
         """Pixels of a tile, or why there are none."""
