@@ -45,6 +45,8 @@ class DatasetConfig(Config):
     #: Shares of the splits, where the manifest does not name them.
     fractions: dict[str, float] = Field(default_factory=lambda: {"train": 0.8, "val": 0.2})
     seed: int = 0
+    #: By split, what columns must hold for a patch to be in it, as in `train: {focus: [1.5, null]}`.
+    keep: dict[str, dict[str, tuple[float | None, float | None]]] = Field(default_factory=dict)
 
 
 class JobConfig(Config):
@@ -70,7 +72,7 @@ def main(slides: Sequence[str], labels: Path, card: Path, config: JobConfig, out
         if result.reason:
             logging.warning("%s: %s", result.slide_id, result.reason)
     stores = {row.slide_id: PatchStore.open(out / row.slide_id / "patches.zarr") for row in rows}
-    index = build_index(stores, annotations, split, out / "dataset", config.dataset.classes)
+    index = build_index(stores, annotations, split, out / "dataset", config.dataset.classes, keep=config.dataset.keep)
     facts = [card_slide(row, stores[row.slide_id], result, split) for row, result in zip(rows, results, strict=True)]
     write_card(out / "card", facts, annotations, template=TEMPLATE, source=card, tiling=config.tiling)
     return index

@@ -1,7 +1,10 @@
 """The index: counts, what is refused, what survives reading back and moving."""
 
+import json
 import shutil
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from wsi_detect.data.index import build_index, read_index
@@ -53,6 +56,34 @@ def test_the_order_of_stores_does_not_matter(tmp_path, make, memory_store):
     stores = {name: memory_store(tmp_path / name / "patches.zarr") for name in ("A", "B")}
     first = make(tmp_path).read_bytes()
     assert make(tmp_path, stores=stores).read_bytes() == first
+
+
+def test_patches_are_left_out_by_a_declared_rule_alone(tmp_path, make, memory_store, caplog):
+    stores = {name: memory_store(tmp_path / name / "patches.zarr") for name in ("A", "B")}
+    for store in stores.values():
+        store.columns = {"focus": np.where(np.arange(16) < 4, 1.2, 1.8), "blood": np.full(16, np.nan)}
+        store.columns["focus"][5] = np.nan
+    assert len(read_index(make(tmp_path, stores=stores))) == 32
+    caplog.set_level("INFO")
+    path = make(tmp_path, stores=stores, keep={"train": {"focus": (1.5, None), "blood": (None, 0.5)}})
+    index = read_index(path)
+    assert index.patch_ids.tolist() == [*range(4, 16), *range(16)]
+    assert "4 patches left out by the rules for train" in caplog.text
+    metadata = pq.read_schema(path).metadata
+    assert json.loads(metadata[b"left_out"]) == {"A": 4}
+    assert json.loads(metadata[b"keep"]) == {"train": {"focus": [1.5, None], "blood": [None, 0.5]}}
+
+
+@pytest.mark.parametrize(
+    ("keep", "named"),
+    [
+        ({"train": {"sharpness": (1, None)}}, "no column 'sharpness' to choose patches by; known: focus"),
+        ({"trian": {"focus": (1, None)}}, "split 'trian', which no slide is in; splits: train, val"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_refused(tmp_path, make, keep, named):
+    with pytest.raises(ConfigError, match=named):
+        make(tmp_path, keep=keep)
 
 
 def test_a_data_set_can_be_moved(tmp_path, make):

@@ -16,6 +16,7 @@ from wsi_detect import artifact, schema, taxonomy
 from wsi_detect.data.targets import IGNORED_LABEL, MIN_VISIBLE, patch_targets
 from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError
 from wsi_detect.geometry import Boxes, PatchFrame
+from wsi_detect.tiling.quality import Rule, select
 
 INDEX_NAME = "index.parquet"
 
@@ -115,6 +116,7 @@ def build_index(
     classes: Sequence[str],
     *,
     min_visible: float = MIN_VISIBLE,
+    keep: Mapping[str, Rule] | None = None,
 ) -> Path:
     """Write the index of a data set (STAGE index).
 
@@ -128,13 +130,17 @@ def build_index(
         out: folder; the index is `index.parquet` in it.
         classes: taxonomy names, in the order the model will have them.
         min_visible: share of a box that must be in a patch for the cell to count.
+        keep: by split, what the store's columns must hold for a patch to be in it; nothing is left out otherwise. What
+            was left out is logged and recorded. A model should be judged on all patches: give no rule for its split.
 
     Raises:
         LabelError: a slide has no split, a class is unknown, or annotations are of no use.
-        ConfigError: the stores differ in patch size or resolution.
+        ConfigError: the stores differ in patch size or resolution, or a rule names an unknown column or split.
     """
+    keep = keep or {}
     slides = sorted(stores)
     _check(stores, split, classes)
+    _check_rules(keep, split)
     labels = read_labels(annotations, classes)
     strangers = sorted(set(labels) - set(slides))
     if strangers:
@@ -143,6 +149,9 @@ def build_index(
     if bare:
         _log.warning("index: %d slides without annotations count as background: %s", len(bare), ", ".join(bare[:10]))
     tables = [_slide_rows(s, stores[s], labels.get(s), split[s], (len(classes), min_visible)) for s in slides]
+    kept = [select(stores[slide].columns, keep.get(split[slide], {})) for slide in slides]
+    left_out = {slide: int((~rows).sum()) for slide, rows in zip(slides, kept, strict=True) if not rows.all()}
+    tables = [table.filter(pa.array(rows)) for table, rows in zip(tables, kept, strict=True)]
     table = pa.concat_tables([artifact.empty_table(schema.INDEX), *tables])
     target = out / INDEX_NAME
     first = stores[slides[0]]
@@ -153,10 +162,14 @@ def build_index(
         "patch_px": int(first.patch_px),
         "mpp": float(first.mpp),
         "min_visible": min_visible,
+        "keep": {name: dict(rule) for name, rule in keep.items()},
+        "left_out": left_out,
     }
     encoded = {key: json.dumps(value, sort_keys=True, allow_nan=False) for key, value in metadata.items()}
     artifact.write_table(target, table, schema.INDEX, encoded)
     _log.info("index: %d patches of %d slides", table.num_rows, len(slides))
+    if keep:
+        _log.info("index: %d patches left out by the rules for %s", sum(left_out.values()), ", ".join(sorted(keep)))
     return target
 
 
@@ -239,6 +252,15 @@ def _check(stores: Mapping[str, IndexedStore], split: Mapping[str, str], classes
                 f"slide {slide} has patches of {store.patch_px} px at {store.mpp:g} µm/px, the first slide "
                 f"{first.patch_px} px at {first.mpp:g}; tile all slides of a data set alike"
             )
+
+
+def _check_rules(keep: Mapping[str, Rule], split: Mapping[str, str]) -> None:
+    unknown = sorted(set(keep) - set(split.values()))
+    if unknown:
+        raise ConfigError(
+            f"rules for patches of split {unknown[0]!r}, which no slide is in; "
+            f"splits: {', '.join(sorted(set(split.values())))}"
+        )
 
 
 def _relative(path: Path, folder: Path) -> str:

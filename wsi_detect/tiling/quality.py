@@ -5,7 +5,7 @@ integers, so a figure is the same on every machine and in any number of threads.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from wsi_detect.config import Config
+from wsi_detect.errors import ConfigError
 
 if TYPE_CHECKING:
     from wsi_detect.tiling.mask import CellMask
@@ -37,7 +38,7 @@ _FAR, _NEAR = 12, 2
 #: A step counts if it is this part of the contrast of the darkest cells, and no less than this part of the ground.
 _EDGE, _LEAST_EDGE = 0.35, 0.04
 #: Pale and smooth: mean density between these, and its range within a block of this many sampled px no more than that.
-_PALE, _SMOOTH, _BLOCK = (30, 200), 40, 16
+_PALE, _SMOOTH, _BLOCK = (30, 150), 40, 16
 
 _Grey = NDArray[np.uint8]
 _Density = NDArray[np.uint16]
@@ -77,6 +78,9 @@ class Quality:
     blood: float
     mucus: float
 
+
+#: Column → least and most a patch may have; None leaves that side open.
+Rule = Mapping[str, tuple[float | None, float | None]]
 
 _NOTHING = Quality(*[math.nan] * len(QUALITY_COLUMNS))
 
@@ -153,6 +157,25 @@ def measure(samples: Sequence[NDArray[np.uint8]], ground: tuple[float, float, fl
         blood=int(np.count_nonzero(blood)) / total,
         mucus=smooth / total,
     )
+
+
+def select(columns: Mapping[str, NDArray[np.floating]], rule: Rule) -> NDArray[np.bool_]:
+    """Return which patches a declared rule keeps: (N,) bool, for columns (N,) each.
+
+    A figure that was not measured (NaN) passes: not knowing is no reason to drop a patch.
+
+    Raises:
+        ConfigError: the rule names a column that is not there.
+    """
+    kept = np.ones(len(next(iter(columns.values()), ())), dtype=np.bool_)
+    for name, (least, most) in rule.items():
+        if name not in columns:
+            raise ConfigError(f"there is no column {name!r} to choose patches by; known: {', '.join(sorted(columns))}")
+        if least is not None:
+            kept &= ~(columns[name] < least)
+        if most is not None:
+            kept &= ~(columns[name] > most)
+    return kept
 
 
 def _densities(ground: tuple[float, float, float]) -> NDArray[np.uint16]:
