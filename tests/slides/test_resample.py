@@ -1,11 +1,13 @@
 """Pixels at a wanted resolution: the level chosen, the place hit, and what is missing counted."""
 
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiff_files
+import tifffile
 
 from wsi_detect.errors import DamagedSlideError
 from wsi_detect.geometry import Box
@@ -325,3 +327,47 @@ def test_a_strip_between_restart_markers_costs_only_itself(tmp_path):
 def test_another_focal_plane_is_asked_of_the_reader(tiled):
     with open_slide(tiled) as slide, pytest.raises(ValueError, match="1 focal plane"):
         read_at_mpp(slide, 0, 0, 256, 128, plane=1)
+
+
+def test_what_the_finest_level_leaves_out_is_blank_at_every_scale(tiled, tmp_path):
+    path = Path(shutil.copy(tiled, tmp_path / "copy.svs"))
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        page = tiff.pages[0]
+        page.tags["TileByteCounts"].overwrite(
+            [0 if k % 16 >= 12 or k == 3 * 16 + 5 else count for k, count in enumerate(page.databytecounts)]
+        )
+    with open_slide(path) as slide:
+        for max_px in (64, 100, 256, 512):
+            view = overview(slide, max_px)
+            right = max_px * 12 // 16 + 3
+            assert view.no_data == pytest.approx(0.25 + 1 / 256, abs=0.02)
+            assert not view.has_data[:, right:].any()
+            assert view.has_data[:, : max_px * 5 // 16 - 1].all()
+            assert (view.rgb[:, right:] == 255).all()
+            middle = int(3.5 * max_px / 16), int(5.5 * max_px / 16)
+            assert not view.has_data[middle]
+
+
+def test_a_gap_in_a_coarse_level_is_filled_as_the_reader_fills_it(tiled, tmp_path):
+    path = Path(shutil.copy(tiled, tmp_path / "copy.svs"))
+    with tifffile.TiffFile(path, mode="r+") as tiff:
+        tiff.pages[1].tags["TileByteCounts"].overwrite([0, *tiff.pages[1].databytecounts[1:]])
+    with open_slide(path) as slide, open_slide(tiled) as whole:
+        view, clean = overview(slide, 256), overview(whole, 256)
+    assert view.has_data.all()
+    assert np.abs(view.rgb.astype(int) - clean.rgb).mean() < 2
+
+
+def test_an_overview_of_a_sparse_slide_does_not_wait_for_what_is_not_there(tmp_path):
+    # OpenSlide takes seconds for each tile that all levels leave out.
+    side, tile = 8192, tiff_files.TILE
+    stream = tiff_files.encode(np.full((tile, tile, 3), 200, np.uint8))
+    levels = []
+    for step in (1, 4, 16):
+        across = side // step // tile
+        levels.append((side // step, side // step, [stream if k == 0 else b"" for k in range(across**2)]))
+    with open_slide(tiff_files.write(tmp_path / "a.svs", levels)) as slide:
+        begun = time.process_time()
+        view = overview(slide, 512)
+        assert time.process_time() - begun < 2
+    assert view.no_data == pytest.approx(1, abs=0.01)

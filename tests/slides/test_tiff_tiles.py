@@ -155,6 +155,28 @@ def test_what_a_coarse_level_leaves_out_is_asked_of_openslide(maker, tmp_path):
         assert_same(reader.read_region(0, 0, 1, 205, 150), plain.read_region(0, 0, 1, 205, 150))
 
 
+#: Which tiles of the finest level are there, by column and row → whether a coarser one is read natively, by place.
+LEFT_OUT = {
+    "nothing": (lambda x, y: True, {(0, 0): True, (205, 0): True}),
+    "all": (lambda x, y: False, {(0, 0): False, (205, 0): False}),
+    "the right": (lambda x, y: x < 4, {(0, 0): True, (130, 0): False, (0, 64): True}),
+    "a single one": (lambda x, y: (x, y) != (1, 1), {(0, 0): False, (64, 0): True, (0, 64): True}),
+}
+
+
+@pytest.mark.parametrize("maker", ["aperio", "generic"])
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_the_finest_level_leaves_out_is_left_out_where_openslide_does(name, maker, tmp_path):
+    there, native = LEFT_OUT[name]
+    fine = [stream if there(k % 7, k // 7) else b"" for k, stream in enumerate(YCBCR)]
+    small = [files.encode(part) for part in files.cut(RGB[::2, ::2])]
+    reader, plain = both(files.write(tmp_path / "a.svs", [(HEIGHT, WIDTH, fine), (150, 205, small)], maker=maker))
+    with reader, plain:
+        for (x, y), expected in native.items():
+            assert (reader._from_tiles(2 * x, 2 * y, 1, 64, 64) is not None) == expected
+            assert_same(reader.read_region(2 * x, 2 * y, 1, 64, 64), plain.read_region(2 * x, 2 * y, 1, 64, 64))
+
+
 def test_a_coarse_level_may_leave_out_what_every_level_leaves_out(tmp_path):
     fine = [b"" if k % 7 >= 4 else stream for k, stream in enumerate(YCBCR)]
     small = [b"" if k % 4 >= 2 else files.encode(part) for k, part in enumerate(files.cut(RGB[::2, ::2]))]

@@ -138,8 +138,8 @@ class OpenSlideReader:
         # Strips as wide as the slide would be decoded again for each region beside the last; OpenSlide keeps them.
         if table.header and table.tile_width > 2 * width:
             return None
-        # A tile left out of a coarse level may be painted from a finer one.
-        if self.tiles.lacks(level, int(x), int(y), width, height):
+        # What is left out of a fine level may be left out of the coarser ones, or be painted from one to the other.
+        if not self.tiles.certain(level, int(x), int(y), width, height):
             return None
         try:
             return self.tiles.read(level, int(x), int(y), width, height)

@@ -224,15 +224,37 @@ def _render_part(source: _Source, area: _Area, window: tuple[slice, slice], canv
 
 def _decode(source: _Source, tiles: JpegTiles, place: tuple[int, int, int, int]) -> Pixels | None:
     """Read a rectangle of the reduced level from the tiles; None where only the reader knows what is there."""
-    x, y, width, height = place
     factor = source.reduce
     # What a file leaves out of a coarse level, its reader may take from a finer one.
-    if tiles.lacks(source.level, x * factor, y * factor, width * factor, height * factor):
+    if tiles.lacks(source.level, *(side * factor for side in place)):
         return None
     try:
-        return tiles.read(source.level, x, y, width, height, reduce=factor)
+        rgb, valid = tiles.read(source.level, *place, reduce=factor)
     except JpegFaultError:
         return None
+    return _without_finest(source, tiles, place, rgb, valid) if source.level else (rgb, valid)
+
+
+def _without_finest(
+    source: _Source, tiles: JpegTiles, place: tuple[int, int, int, int], rgb: NDArray[np.uint8], valid: _Mask | None
+) -> Pixels | None:
+    """Blank what the finest level leaves out, whatever a coarser one shows there; None where that is not known."""
+    finest = tiles.levels[0]
+    if finest is None:
+        return None
+    down, across = (
+        np.clip((start + np.arange(count) + 0.5) * source.step // side, 0, tiles_along - 1).astype(np.int64)
+        for start, count, side, tiles_along in (
+            (place[1], place[3], finest.tile_height, finest.shape[0]),
+            (place[0], place[2], finest.tile_width, finest.shape[1]),
+        )
+    )
+    present = finest.lengths[down[0] : down[-1] + 1, across[0] : across[-1] + 1] > 0
+    if bool(present.all()):
+        return rgb, valid
+    there = present[down - down[0]][:, across - across[0]]
+    rgb[~there] = 255
+    return rgb, there if valid is None else there & valid
 
 
 def _account(

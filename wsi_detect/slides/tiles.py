@@ -172,33 +172,46 @@ class JpegTiles:
     def lacks(self, level: int, x: int, y: int, width: int, height: int) -> bool:
         """Whether a level leaves out a tile under a rectangle although a finer level has data there; level px.
 
-        What belongs into such a gap only the reader knows. Where no finer level has data either, there are none.
+        What belongs into such a gap only the reader knows.
         """
-        table, gaps = self._table(level), self._gaps[level]
-        rows = slice(max(y, 0) // table.tile_height, max(-(-(y + height) // table.tile_height), 0))
-        columns = slice(max(x, 0) // table.tile_width, max(-(-(x + width) // table.tile_width), 0))
-        return bool(gaps[rows, columns].any())
+        cover = self._covers[level]
+        return bool((cover.some & ~cover.present)[self._under(level, x, y, width, height)].any())
+
+    def certain(self, level: int, x: int, y: int, width: int, height: int) -> bool:
+        """Whether each tile under a rectangle has data on this and all finer levels, or on none of them; level px.
+
+        Some readers take a place out of all levels if the finest leaves it out, whatever the others hold.
+        """
+        cover = self._covers[level]
+        return bool((cover.full | ~cover.some)[self._under(level, x, y, width, height)].all())
+
+    def _under(self, level: int, x: int, y: int, width: int, height: int) -> tuple[slice, slice]:
+        """The tiles a rectangle touches."""
+        table = self._table(level)
+        return (
+            slice(max(y, 0) // table.tile_height, max(-(-(y + height) // table.tile_height), 0)),
+            slice(max(x, 0) // table.tile_width, max(-(-(x + width) // table.tile_width), 0)),
+        )
 
     @functools.cached_property
-    def _gaps(self) -> list[NDArray[np.bool_]]:
-        """For each level, (rows, columns): the tile is missing, but not what finer levels have of the place."""
-        gaps, data = [], None
+    def _covers(self) -> list["_Cover"]:
+        covers: list[_Cover] = []
         for number, table in enumerate(self.levels):
             if table is None:
-                gaps.append(np.zeros((0, 0), np.bool_))
-                data = None
+                nothing = np.zeros((0, 0), np.bool_)
+                covers.append(_Cover(nothing, nothing, nothing))
                 continue
             present = table.lengths > 0
             finer = self.levels[number - 1] if number else None
             if number == 0:
-                below = np.zeros_like(present)
-            elif finer is None or data is None:
-                below = np.ones_like(present)
+                covers.append(_Cover(present, present, present))
+            elif finer is None:
+                covers.append(_Cover(present, np.zeros_like(present), np.ones_like(present)))
             else:
-                below = _any_below(table, finer, data)
-            gaps.append(below & ~present)
-            data = below | present
-        return gaps
+                below = covers[-1]
+                full = present & ~_any_below(table, finer, ~below.full)
+                covers.append(_Cover(present, full, present | _any_below(table, finer, below.some)))
+        return covers
 
     def close(self) -> None:
         """Give the file back; closing twice is allowed."""
@@ -269,8 +282,17 @@ def _restart(number: int) -> bytes:
     return bytes([0xFF, 0xD0 + number % 8])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Cover:
+    """For each tile of a level, (rows, columns): is it there, it and all finer ones it overlaps, it or any of those."""
+
+    present: NDArray[np.bool_]
+    full: NDArray[np.bool_]
+    some: NDArray[np.bool_]
+
+
 def _any_below(table: TileLevel, finer: TileLevel, data: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """For each tile, (rows, columns): some tile of a finer level that it overlaps has data."""
+    """For each tile, (rows, columns): `data` holds for some tile of the finer level that it overlaps."""
     sums = np.pad(data.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
     y0, y1 = _span(table.shape[0], table.tile_height * finer.height / table.height / finer.tile_height, data.shape[0])
     x0, x1 = _span(table.shape[1], table.tile_width * finer.width / table.width / finer.tile_width, data.shape[1])
