@@ -54,9 +54,8 @@ def main() -> None:
     found = np.concatenate([focus_of(chosen.folder / name, chosen.shrink, chosen.grain) for name in names], axis=1)
     found = found[:, ~np.isnan(found).any(axis=0)]
     threshold = QualityConfig().in_focus
-    print(
-        f"{len(names)} fields, {found.shape[1]} patches; falls with every blur in {(np.diff(found, axis=0) < 0).all(0).mean():.1%}"
-    )
+    falling = (np.diff(found, axis=0) < 0).all(axis=0).mean()
+    print(f"{len(names)} fields, {found.shape[1]} patches; focus falls with every blur in {falling:.1%}")
     print(f"| blur, px | 5 % | median | 95 % | under {threshold:g} |\n|---|---|---|---|---|")
     for sigma, row in zip(SIGMAS, found, strict=True):
         low, middle, high = np.quantile(row, [0.05, 0.5, 0.95])
