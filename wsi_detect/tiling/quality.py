@@ -192,18 +192,16 @@ def _focus(samples: Sequence[_Grey], edge: float) -> float:
     grain out, which is as steep as an edge but never as high.
     """
     near = far = 0
+    least, side = np.uint8(min(math.ceil(edge), 255)), (_FAR - _NEAR) // 2
     for rgb in samples:
         # Green is the sharpest of a scanner's colours, and the one every dye of the nucleus absorbs.
-        across, down = np.ascontiguousarray(rgb[::_STEP, :, 1]), np.ascontiguousarray(rgb[:, ::_STEP, 1])
-        side = (_FAR - _NEAR) // 2
-        if across.shape[1] > _FAR:
-            steps = _differences(across[:, _FAR:], across[:, :-_FAR])
-            inner = _differences(across[:, side + _NEAR : -side], across[:, side : -side - _NEAR])
-            near, far = near + _energy(inner, steps, edge), far + _energy(steps, steps, edge)
-        if down.shape[0] > _FAR:
-            steps = _differences(down[_FAR:], down[:-_FAR])
-            inner = _differences(down[side + _NEAR : -side], down[side : -side - _NEAR])
-            near, far = near + _energy(inner, steps, edge), far + _energy(steps, steps, edge)
+        for grey in (np.ascontiguousarray(rgb[:, ::_STEP, 1]), np.ascontiguousarray(rgb[::_STEP, :, 1]).T):
+            if len(grey) <= _FAR:
+                continue
+            steps = _differences(grey[_FAR:], grey[:-_FAR])
+            high = steps >= least
+            far += _energy(steps, high)
+            near += _energy(_differences(grey[side + _NEAR : -side], grey[side : -side - _NEAR]), high)
     return _FAR / _NEAR * math.sqrt(near / far) if far else 0.0
 
 
@@ -212,9 +210,9 @@ def _differences(a: _Grey, b: _Grey) -> _Grey:
     return np.asarray(np.maximum(a, b) - np.minimum(a, b))
 
 
-def _energy(values: _Grey, steps: _Grey, edge: float) -> int:
-    """Sum of the squares of `values` where the step is high enough."""
-    kept = values * (steps >= edge)
+def _energy(values: _Grey, chosen: NDArray[np.bool_]) -> int:
+    """Sum of the squares of the chosen values."""
+    kept = values * chosen
     return int(np.multiply(kept, kept, dtype=np.uint16).sum(dtype=np.uint64))
 
 
