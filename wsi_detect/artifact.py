@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -97,7 +97,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def write_table(path: Path, table: pa.Table, schema: pa.Schema, metadata: Mapping[str, str] | None = None) -> None:
+def write_table(
+    path: Path,
+    table: pa.Table,
+    schema: pa.Schema,
+    metadata: Mapping[str, str] | None = None,
+    layout: Mapping[str, Any] | None = None,
+) -> None:
     """Write a table under a schema of `schema.py`, atomically; equal tables give equal bytes.
 
     Args:
@@ -105,16 +111,22 @@ def write_table(path: Path, table: pa.Table, schema: pa.Schema, metadata: Mappin
         table: columns in any order, at least those of the schema; others are dropped.
         schema: one of `schema.TABLES`.
         metadata: further keys for the file, such as `classes`.
+        layout: how the rows lie in the file, in the words of `pyarrow.parquet.write_table`.
     """
     extra = {key.encode(): value.encode() for key, value in (metadata or {}).items()}
     target = schema.with_metadata({**(schema.metadata or {}), **extra})
     cast = table.select(schema.names).cast(target)
     with atomic(path) as partial:
-        pq.write_table(cast, partial, compression="zstd")
+        pq.write_table(cast, partial, compression="zstd", **(layout or {}))
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+def read_table(path: Path, schema: pa.Schema, groups: Callable[[pq.FileMetaData], list[int]] | None = None) -> pa.Table:
     """Read a table and hold it against its schema.
+
+    Args:
+        path: the Parquet file.
+        schema: what its columns must be.
+        groups: chooses the row groups to read, by what the file says of them; all when not given.
 
     Raises:
         MissingArtifactError: the file is not there.
@@ -124,15 +136,19 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if not path.exists():
         raise MissingArtifactError(f"{path} is missing; run the stage that writes it again")
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            _check_schema(path, file.schema_arrow, schema)
+            return file.read() if groups is None else file.read_row_groups(groups(file.metadata))
     except (pa.ArrowException, OSError) as error:
         raise DamagedArtifactError(f"{path} cannot be read as Parquet ({error}); delete it and run again") from error
-    found = schemas.version_of(table.schema)
-    if found != schemas.SCHEMA_VERSION:
-        raise SchemaVersionError(f"{path} has schema version {found}, this program writes {schemas.SCHEMA_VERSION}")
-    if not table.schema.equals(schema):
-        raise DamagedArtifactError(f"{path} has columns {table.schema.names}, expected {schema.names}")
-    return table
+
+
+def _check_schema(path: Path, found: pa.Schema, expected: pa.Schema) -> None:
+    version = schemas.version_of(found)
+    if version != schemas.SCHEMA_VERSION:
+        raise SchemaVersionError(f"{path} has schema version {version}, this program writes {schemas.SCHEMA_VERSION}")
+    if not found.equals(expected):
+        raise DamagedArtifactError(f"{path} has columns {found.names}, expected {expected.names}")
 
 
 def empty_table(schema: pa.Schema) -> pa.Table:

@@ -66,4 +66,11 @@ def curve_order(
     """
     x0, y0, x1, y1 = boxes.T
     key = hilbert_key((x0 + x1) / 2, (y0 + y1) / 2, width_px, height_px)
-    return np.lexsort((-score, label, x1, y1, x0, y0, key))
+    order = np.argsort(key, kind="stable")
+    same = np.diff(key[order]) == 0
+    tied = np.flatnonzero(np.append(same, False) | np.append(False, same))
+    # Few cells share a square: the other seven keys are looked at for these alone.
+    rows = order[tied]
+    x0, y0, x1, y1 = boxes[rows].T
+    order[tied] = rows[np.lexsort((-score[rows], label[rows], x1, y1, x0, y0, key[rows]))]
+    return order
