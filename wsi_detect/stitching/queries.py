@@ -12,7 +12,7 @@ from wsi_detect.schema import BOX_COLUMNS
 
 Mask = NDArray[np.bool_]
 #: A part of a slide, slide px: a window, or what somebody has drawn.
-Region: TypeAlias = "Box | shapely.Polygon | shapely.MultiPolygon"
+Region: TypeAlias = Box | shapely.Polygon | shapely.MultiPolygon
 
 
 def check_region(region: Region) -> None:
