@@ -3,6 +3,10 @@ import pytest
 from memory_slides import GROUND, MemorySlide
 
 from wsi_detect.errors import DamagedSlideError
+from wsi_detect.geometry import Box
+from wsi_detect.slides import open_slide
+from wsi_detect.testing.painter import paint_slide
+from wsi_detect.testing.pyramid import drop_area
 from wsi_detect.tiling.blocks import grow
 from wsi_detect.tiling.deposit import deposit_circle
 from wsi_detect.tiling.mask import CellMask, MaskConfig, clean_ground, find_cells, stain_mask
@@ -162,3 +166,14 @@ def test_stain_in_one_channel_counts():
     rgb = ground(10, 10)
     rgb[3, 4, 2] = 220
     assert stain_mask(rgb, clean_ground(rgb), 0.02).sum() == 1
+
+
+def test_a_slide_with_tiles_left_out_is_looked_at_without_openslide(tmp_path, monkeypatch):
+    """OpenSlide takes seconds a tile to find that a coarse tile, and all finer ones under it, are left out."""
+    path = paint_slide(tmp_path / "slide.svs", width=2048, height=2048, n_cells=80, seed=5).path
+    assert drop_area(path, Box(0, 0, 1280, 1024)) == 20
+    with open_slide(path) as slide:
+        monkeypatch.setattr(slide, "_from_openslide", None)
+        mask = find_cells(slide, MaskConfig(um_per_px=1.0))
+    assert mask.coverage(np.array([[0, 0, 1200, 900]])) == 0
+    assert mask.area_px() > 0

@@ -19,6 +19,7 @@ from wsi_detect.errors import DamagedSlideError
 from wsi_detect.geometry import Box
 from wsi_detect.slides.reader import Pixels, SlideReader
 from wsi_detect.slides.resample import thumbnail
+from wsi_detect.slides.tiles import tiles_of
 from wsi_detect.tiling.blocks import Blocks, Mask, grow
 from wsi_detect.tiling.deposit import Circle, deposit_circle, disc
 from wsi_detect.tiling.glass_edges import EdgeConfig, find_coverslip, find_label
@@ -189,6 +190,8 @@ class _Watch:
     def __init__(self, reader: SlideReader) -> None:
         self._reader = reader
         self.info = reader.info
+        # What the slide's own tiles can tell is not asked of the reader, which may be a thousand times slower.
+        self.tiles = tiles_of(reader)
         self._failed: list[Box] = []
 
     def read_region(self, x_px: int, y_px: int, level: int, width: int, height: int, *, plane: int = 0) -> Pixels:
