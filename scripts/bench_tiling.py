@@ -239,7 +239,7 @@ def pivot(results: dict[str, float], part: str, unit: str) -> list[dict[str, obj
     columns = dict.fromkeys(name[-2] for name in names)
     rows: dict[str, dict[str, object]] = {}
     for name in names:
-        case = " ".join(name[1:-2]) or unit
+        case = " ".join(name[1:-2]) or part
         rows.setdefault(case, {"case": case, **dict.fromkeys(columns)})[name[-2]] = results["/".join(name)]
     return list(rows.values())
 
