@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from wsi_detect.cli.common import ConfigFile, Device, Model, Mpp, Out, Overrides, bundle_of
+from wsi_detect.cli.common import ConfigFile, Device, MaxPixels, Model, Mpp, Out, Overrides, bundle_of
 
 app = typer.Typer()
 
@@ -24,11 +24,13 @@ def run(
     mpp: Mpp = None,
     preparation: Annotated[str | None, typer.Option(help="conventional smear, ThinPrep, SurePath …")] = None,
     store: Annotated[
-        Literal["jpeg", "zstd", "none"] | None, typer.Option(help="Keep the patches; none reads them from the slide.")
+        Literal["auto", "jpeg_tiles", "jpeg", "zstd", "none"] | None,
+        typer.Option(help="Keep the patches; none reads them from the slide."),
     ] = None,
     accept_resolution: Annotated[bool, typer.Option(help="Screen slides too coarse for the model.")] = False,
     allow_fluorescence: Annotated[bool, typer.Option(help="Screen slides that are not bright field.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Redo what was made under other settings.")] = False,
+    max_pixels: MaxPixels = None,
 ) -> None:
     """Screen slides: from the files to reports. The same command again continues.
 
@@ -36,9 +38,11 @@ def run(
     """
     from wsi_detect.cli.screen import Progress, run_config, summarise
     from wsi_detect.run import Batch, RunOptions, exit_code, list_slides, run_batch
+    from wsi_detect.slides import MAX_PIXELS
 
     rows = list_slides(slides)
-    options = RunOptions(mpp, preparation, accept_resolution, allow_fluorescence, overwrite)
+    limit = int(max_pixels or MAX_PIXELS)
+    options = RunOptions(mpp, preparation, accept_resolution, allow_fluorescence, overwrite, limit)
     settings = run_config(config, overrides, store)
     batch = Batch(out.absolute(), bundle_of(model), settings, options, device=device, part=part)
     with Progress(len(rows)) as progress:

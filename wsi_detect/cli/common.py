@@ -23,6 +23,7 @@ Out = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results."
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file, one section a stage.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the file.")]
 Mpp = Annotated[float | None, typer.Option(help="µm per px, where the file does not say or says it wrong.")]
+MaxPixels = Annotated[float | None, typer.Option(help="Refuse slides that declare more; 4e10.")]
 Model = Annotated[Path | None, typer.Option("--model", help="Model bundle; the one that comes along if not given.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
@@ -64,6 +65,8 @@ def start(
     level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr, force=True)
     logging.getLogger("wsi_detect").setLevel(level)
+    # What it finds wrong with a directory ends as an error of ours, or does not matter.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 def section(path: Path | None, name: str, kind: type[C], overrides: list[str] | None) -> C:

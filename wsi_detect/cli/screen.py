@@ -48,7 +48,9 @@ class Progress:
 
 
 def run_config(
-    path: Path | None, overrides: Sequence[str] | None, store: Literal["jpeg", "zstd", "none"] | None
+    path: Path | None,
+    overrides: Sequence[str] | None,
+    store: Literal["auto", "jpeg_tiles", "jpeg", "zstd", "none"] | None,
 ) -> RunConfig:
     """Read the configuration of a run; the flag `--store` wins over the file."""
     return load_job(path, RunConfig, [*(overrides or []), *([f"tiling.codec={store}"] if store else [])])

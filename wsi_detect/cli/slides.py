@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wsi_detect.cli.common import ConfigFile, Mpp, Out, Overrides, section, show
+from wsi_detect.cli.common import ConfigFile, MaxPixels, Mpp, Out, Overrides, section, show
 
 if TYPE_CHECKING:
     from wsi_detect.run.slide_list import SlideRow
@@ -17,6 +17,7 @@ app = typer.Typer()
 def info(
     slide: Annotated[Path, typer.Argument(help="A slide file.")],
     mpp: Mpp = None,
+    max_pixels: MaxPixels = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a lab wants to know of a slide.
@@ -24,10 +25,10 @@ def info(
     Example: wsi-detect info slide.svs
     """
     from wsi_detect.cli.facts import slide_facts, to_json
-    from wsi_detect.slides import open_slide
+    from wsi_detect.slides import MAX_PIXELS, open_slide
     from wsi_detect.slides.describe import describe
 
-    with open_slide(slide, mpp=mpp) as opened:
+    with open_slide(slide, mpp=mpp, max_pixels=int(max_pixels or MAX_PIXELS)) as opened:
         if as_json:
             typer.echo(to_json(slide_facts(opened)))
         else:
@@ -48,7 +49,7 @@ def tile(
     index_only: Annotated[bool, typer.Option("--index-only", help="Leave the pixels in the slide.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Redo what was made under other settings.")] = False,
     allow_bad: Annotated[bool, typer.Option(help="Take slides with unreadable pixels for tiled.")] = False,
-    max_pixels: Annotated[float | None, typer.Option(help="Refuse slides that declare more; 4e10.")] = None,
+    max_pixels: MaxPixels = None,
     max_memory: Annotated[float | None, typer.Option(min=0, help="GB a process; 2 + 0.5 a thread; 0: any.")] = None,
     stall: Annotated[float, typer.Option(min=0, help="Give a slide up after s without progress; 0: never.")] = 300,
 ) -> None:

@@ -12,6 +12,7 @@ from wsi_detect.config import Config, parse, read_yaml, with_overrides
 from wsi_detect.errors import ConfigError, UnknownKeyError
 from wsi_detect.exports import EXPORTERS
 from wsi_detect.inference.detect import DetectionConfig
+from wsi_detect.slides import MAX_PIXELS
 from wsi_detect.stitching.stitcher import StitchingConfig
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.quality import QualityConfig
@@ -94,6 +95,7 @@ class RunOptions:
         accept_resolution: examine slides too coarse for the model, with a banner in the report.
         allow_fluorescence: examine slides that are not bright field.
         overwrite: redo what was made otherwise, instead of refusing.
+        max_pixels: a slide that declares more is refused.
     """
 
     mpp: float | None = None
@@ -101,6 +103,7 @@ class RunOptions:
     accept_resolution: bool = False
     allow_fluorescence: bool = False
     overwrite: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 def load_section(path: Path | None, name: str, kind: type[C], overrides: Sequence[str] = ()) -> C:

@@ -159,7 +159,8 @@ def _hash(values: dict[str, Any]) -> str:
 def _screen(job: Job, detector: "Detector") -> states.Status:
     mpp, source = (job.row.mpp, "manifest") if job.row.mpp else (job.options.mpp, "--mpp")
     path = Path(job.row.path)
-    with open_slide(path, mpp=mpp, mpp_source=source, slide_id=job.row.slide_id) as slide:
+    most = job.options.max_pixels
+    with open_slide(path, mpp=mpp, mpp_source=source, slide_id=job.row.slide_id, max_pixels=most) as slide:
         _check_slide(slide, job)
         _claim(job)
         _stage(job, "tile", lambda: tile_slide(slide, job.folder, job.config.tiling))

@@ -149,7 +149,7 @@ def read_at_mpp(
 
 
 def overview(reader: SlideReader, max_px: int) -> Overview:
-    """Render the whole slide from its pyramid, never from a label or macro picture.
+    """Render the whole slide from its pyramid, never from a label or macro picture; of a z-stack the middle plane.
 
     Args:
         reader: the slide.
@@ -158,7 +158,9 @@ def overview(reader: SlideReader, max_px: int) -> Overview:
     info = reader.info
     downsample = max(1.0, max(info.width_px, info.height_px) / max_px)
     width, height = (max(1, math.ceil(side / downsample - _EXACT)) for side in (info.width_px, info.height_px))
-    canvas = _render(reader, _Area(0, 0, width * downsample, height * downsample, width, height), 0)
+    canvas = _render(
+        reader, _Area(0, 0, width * downsample, height * downsample, width, height), info.focal_planes // 2
+    )
     whole = float(info.width_px) * info.height_px
     return Overview(canvas.rgb, canvas.has_data, downsample, canvas.no_data / whole, canvas.unreadable / whole)
 
