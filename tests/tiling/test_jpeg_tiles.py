@@ -251,8 +251,8 @@ def test_a_header_that_lies_is_refused_before_memory_is_asked_for(slide, field, 
     ("numbers", "words"),
     [
         # Gigabytes of mosaic, gigabytes of one tile, a patch larger than the array's.
-        ([65535, 65535, 1, 1, 0, 0, 65535, 65535], "65535 x 65535 tiles for a patch of 64 px"),
-        ([1, 1, 65535, 65535, 0, 0, 64, 64], "tiles of 65535 x 65535 px"),
+        ([65535, 65535, 1, 1, 0, 0, 65535, 65535], "65535 x 65535 tiles of 1 x 1 px for a patch of 64 px"),
+        ([1, 1, 65535, 65535, 0, 0, 64, 64], "1 x 1 tiles of 65535 x 65535 px for a patch of 64 px"),
         ([2, 2, 32, 40, 0, 0, 64, 65], "for a patch of 64 px"),
     ],
 )

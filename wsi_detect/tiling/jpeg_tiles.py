@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,8 @@ from wsi_detect.slides import jpeg
 from wsi_detect.slides.jpeg import Colour, JpegFaultError
 
 MAGIC = b"WJT1"
-#: Largest tile a chunk may hold, px; a larger one would cost more to decode than it is worth.
-MAX_TILE_PX = 1 << 24
+#: Side up to which a tile may be larger than the patch, px; a row of tiles lies in memory while it is decoded.
+LARGEST_SMALL_TILE = 512
 
 _HEADER = struct.Struct("<4sB3s4H2i3I")
 _COLOURS: tuple[Colour, ...] = ("ycbcr", "rgb", "grey")
@@ -64,14 +65,13 @@ class Mosaic:
         return self.content[start : start + int(self.lengths[row, column])]
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What one tile has to give: its place, its px (top, left, bottom, right), and where they go in the window."""
+class _Span(NamedTuple):
+    """What is wanted of one row or column of tiles: its number, its px from `low` to `high`, and where they go."""
 
-    row: int
-    column: int
-    source: Window
-    target: tuple[slice, slice]
+    number: int
+    low: int
+    high: int
+    start: int
 
 
 def pack_tiles(
@@ -126,7 +126,7 @@ def unpack(content: bytes, side: int) -> Mosaic:
     if colour >= len(_COLOURS) or zeros != bytes(3):
         fault = "another version of the format"
     elif not fault and not _bounded(shape, tile, inside, side):
-        fault = f"{shape[0]} x {shape[1]} tiles for a patch of {side} px"
+        fault = f"{shape[0]} x {shape[1]} tiles of {tile[1]} x {tile[0]} px for a patch of {side} px"
     count = shape[0] * shape[1]
     start = _HEADER.size + 4 * count
     if fault or start + table_bytes > len(content):
@@ -163,18 +163,11 @@ def decode_tiles(
     x0, y0, x1, y1 = window or (0, 0, side, side)
     mosaic = unpack(content, side)
     out = canvas((x0, y0, x1, y1), side, out)
-    parts = list(_parts(mosaic, (x0, y0, x1, y1)))
-    covered = sum((p.source[2] - p.source[0]) * (p.source[3] - p.source[1]) for p in parts)
-    if covered < out.shape[0] * out.shape[1]:
-        out[:] = _WHITE
-    lost = 0
-    for part in parts:
-        target = out[part.target]
-        try:
-            _decode_part(mosaic, part, target)
-        except JpegFaultError:
-            target[:] = _WHITE
-            lost += target.shape[0] * target.shape[1]
+    height, width = max(min(mosaic.inside[0], y1) - y0, 0), max(min(mosaic.inside[1], x1) - x0, 0)
+    out[height:] = _WHITE
+    out[:, width:] = _WHITE
+    columns = list(_spans(x0 + mosaic.origin[1], width, mosaic.tile[1]))
+    lost = sum(_decode_band(mosaic, row, columns, out) for row in _spans(y0 + mosaic.origin[0], height, mosaic.tile[0]))
     return out, lost
 
 
@@ -220,7 +213,7 @@ def canvas(window: Window, side: int, out: _Image | None) -> _Image:
 
 def _fault(shape: Sequence[int], tile: Sequence[int], origin: Sequence[int], inside: Sequence[int]) -> str:
     """What is wrong with the numbers of a header; nothing if they fit together."""
-    if not (min(tile) >= 1 and tile[0] * tile[1] <= MAX_TILE_PX):
+    if min(tile) < 1:
         return f"tiles of {tile[1]} x {tile[0]} px"
     if min(inside) < 1 or any(not 0 <= start < size for start, size in zip(origin, tile, strict=True)):
         return f"origin {origin} and {inside} px inside"
@@ -231,7 +224,11 @@ def _fault(shape: Sequence[int], tile: Sequence[int], origin: Sequence[int], ins
 
 def _bounded(shape: Sequence[int], tile: Sequence[int], inside: Sequence[int], side: int) -> bool:
     most = [side // size + 2 for size in tile]
-    return max(inside) <= side and all(count <= limit for count, limit in zip(shape, most, strict=True))
+    return (
+        max(tile) <= max(side, LARGEST_SMALL_TILE)
+        and max(inside) <= side
+        and all(count <= limit for count, limit in zip(shape, most, strict=True))
+    )
 
 
 def _only_tables(tables: bytes) -> bool:
@@ -247,41 +244,59 @@ def _only_tables(tables: bytes) -> bool:
     return tables[:2] == jpeg.SOI and tables[place:] == jpeg.EOI
 
 
-def _parts(mosaic: Mosaic, window: Window) -> Iterator[_Part]:
-    """Tiles that are there and have px in a window and on the slide."""
-    (y0, x0), (height, width), (th, tw) = mosaic.origin, mosaic.inside, mosaic.tile
-    left, top = window[0] + x0, window[1] + y0
-    right, bottom = min(window[2], width) + x0, min(window[3], height) + y0
-    if right <= left or bottom <= top:
-        return
-    for row in range(top // th, (bottom - 1) // th + 1):
-        for column in range(left // tw, (right - 1) // tw + 1):
-            if mosaic.lengths[row, column] == 0:
-                continue
-            a, b = max(row * th, top), min(row * th + th, bottom)
-            c, d = max(column * tw, left), min(column * tw + tw, right)
-            source = (a - row * th, c - column * tw, b - row * th, d - column * tw)
-            yield _Part(row, column, source, (slice(a - top, b - top), slice(c - left, d - left)))
+def _spans(start: int, length: int, tile: int) -> Iterator[_Span]:
+    """Cut `length` px of a mosaic where its tiles meet."""
+    end = start + length
+    for number in range(start // tile, -(-end // tile) if length else 0):
+        edge = number * tile
+        low, high = max(start - edge, 0), min(end - edge, tile)
+        yield _Span(number, low, high, edge + low - start)
 
 
-def _decode_part(mosaic: Mosaic, part: _Part, target: _Image) -> None:
-    """Decode what is wanted of a tile.
+def _decode_band(mosaic: Mosaic, row: _Span, columns: Sequence[_Span], out: _Image) -> int:
+    """Decode what is wanted of a row of tiles; returns how many px of it the decoder refuses.
 
-    Raises:
-        JpegFaultError: it is not the tile the header speaks of, or the decoder refuses.
+    The tiles go into memory side by side, and from there into `out` in one go, row by row of px.
     """
-    stream = mosaic.stream(part.row, part.column)
-    frame = jpeg.read_frame(stream)
-    top, left, bottom, right = part.source
-    # The last tiles of a level may be cut to the level.
-    if not (bottom <= frame.height <= mosaic.tile[0] and right <= frame.width <= mosaic.tile[1]):
-        raise JpegFaultError(f"declares {frame.width} x {frame.height} px")
-    stream = jpeg.complete(stream, frame, mosaic.tables, mosaic.colour)
-    shape = (frame.height, frame.width, 3)
-    if target.shape == shape and target.flags.c_contiguous:
-        jpeg.decode(stream, out=target)
-    else:
-        target[:] = jpeg.decode(stream, out=scratch(shape))[top:bottom, left:right]
+    th, tw = mosaic.tile
+    down = slice(row.start, row.start + row.high - row.low)
+    if len(columns) == 1 and out[down].shape == (th, tw, 3):
+        return _decode_tile(mosaic, row, columns[0], out[down])
+    band = scratch((len(columns) * th, tw, 3)).reshape(-1, th, tw, 3)
+    lost = sum(_decode_tile(mosaic, row, column, slot) for column, slot in zip(columns, band, strict=True))
+    whole = [k for k, column in enumerate(columns) if column.high - column.low == tw]
+    if whole:
+        first = columns[whole[0]].start
+        target = out[down, first : first + len(whole) * tw].reshape(-1, len(whole), tw, 3)
+        target[...] = band[whole[0] : whole[-1] + 1, row.low : row.high].transpose(1, 0, 2, 3)
+    for column, slot in zip(columns, band, strict=True):
+        if column.high - column.low < tw:
+            across = slice(column.start, column.start + column.high - column.low)
+            out[down, across] = slot[row.low : row.high, column.low : column.high]
+    return lost
+
+
+def _decode_tile(mosaic: Mosaic, row: _Span, column: _Span, target: _Image) -> int:
+    """Decode a tile into memory of its size, white where there is none; returns how many wanted px are refused."""
+    stream = mosaic.stream(row.number, column.number)
+    if not stream:
+        target[...] = _WHITE
+        return 0
+    try:
+        frame = jpeg.read_frame(stream)
+        # The last tiles of a level may be cut to the level.
+        if not (row.high <= frame.height <= mosaic.tile[0] and column.high <= frame.width <= mosaic.tile[1]):
+            raise JpegFaultError(f"declares {frame.width} x {frame.height} px")
+        stream = jpeg.complete(stream, frame, mosaic.tables, mosaic.colour)
+        part = target[: frame.height, : frame.width]
+        if part.flags.c_contiguous:
+            jpeg.decode(stream, out=part)
+        else:
+            part[...] = jpeg.decode(stream, out=np.empty(part.shape, dtype=np.uint8))
+    except JpegFaultError:
+        target[...] = _WHITE
+        return (row.high - row.low) * (column.high - column.low)
+    return 0
 
 
 def scratch(shape: tuple[int, int, int]) -> _Image:
@@ -292,7 +307,7 @@ def scratch(shape: tuple[int, int, int]) -> _Image:
     size = shape[0] * shape[1] * shape[2]
     memory: _Image | None = getattr(_memory, "bytes", None)
     if memory is None or len(memory) < size:
-        memory = _memory.bytes = np.empty(size, dtype=np.uint8)
+        memory = _memory.bytes = jpeg.buffer(size)
     return memory[:size].reshape(shape)
 
 
