@@ -5,16 +5,20 @@ A new reader or format needs one line here: how to write a sample of it, or how 
 
 import csv
 import json
+import sqlite3
+from contextlib import closing
+from xml.etree import ElementTree
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import shapely
 from PIL import Image
 
 from wsi_detect.annotations import IMPORTERS
 from wsi_detect.data.samplers import SAMPLERS
 from wsi_detect.detectors import DETECTORS
-from wsi_detect.exports import EXPORTERS
+from wsi_detect.exports import EXPORTERS, PICTURES
 from wsi_detect.geometry import Box
 from wsi_detect.losses import LOSSES
 from wsi_detect.schema import BOX_COLUMNS
@@ -154,8 +158,37 @@ def read_coco(path):
     return found
 
 
+def read_geoparquet(path):
+    rows = pq.read_table(path).to_pylist()
+    return [ReadCell(row["cell_id"], row["label"], Box(*shapely.from_wkb(row["geometry"]).bounds)) for row in rows]
+
+
+def read_asap(path):
+    found = []
+    for entry in ElementTree.parse(path).iter("Annotation"):  # noqa: S314 - what was just written
+        points = np.array([(float(corner.get("X")), float(corner.get("Y"))) for corner in entry.iter("Coordinate")])
+        box = Box(*points.min(axis=0).tolist(), *points.max(axis=0).tolist())
+        found.append(ReadCell(entry.get("Name"), entry.get("PartOfGroup"), box))
+    return found
+
+
+def read_sqlite(path):
+    with closing(sqlite3.connect(path)) as base:
+        base.row_factory = sqlite3.Row
+        return read_rows(base.execute("SELECT * FROM cells"))
+
+
 #: Format → how another program reads it.
-READ_BACK = {"geojson": read_geojson, "csv": read_csv, "parquet": read_parquet, "coco": read_coco}
+READ_BACK = {
+    "geojson": read_geojson,
+    "csv": read_csv,
+    "parquet": read_parquet,
+    "geoparquet": read_geoparquet,
+    "coco": read_coco,
+    "asap": read_asap,
+    "sqlite": read_sqlite,
+    **dict.fromkeys(PICTURES),
+}
 
 
 @pytest.mark.parametrize("name", EXPORTERS)

@@ -2,38 +2,18 @@ import csv
 import gzip
 import importlib.resources
 import json
-import uuid
-from pathlib import Path
 
 import jsonschema
 import pandas as pd
 import pytest
 import shapely
 
-from wsi_detect import artifact, schema
+from wsi_detect import schema
 from wsi_detect.errors import ConfigError
 from wsi_detect.exports import EXPORTERS
 from wsi_detect.exports.exporter import export_cells
-from wsi_detect.slides.reader import SlideInfo
-from wsi_detect.stitching.cell_map import CellMap
 
-IDS = [str(uuid.uuid5(uuid.NAMESPACE_OID, name)) for name in "abc"]
-BOXES = [(0.0, 0.25, 10.5, 20.0), (45.0, 45.0, 55.0, 55.0), (100.0, 60.125, 130.0, 90.0)]
-OUTLINE = shapely.to_wkb(shapely.Polygon([(45, 45), (55, 45), (50, 55)]))
-COLUMNS = ("cell_id", *schema.BOX_COLUMNS, "label", "score", "class_scores", "support", "geometry")
-
-
-def cell_map(*, slide_id="S1", mpp=0.5, number=3):
-    rows = [
-        (IDS[0], *BOXES[0], "NILM", 0.9, [0.9, 0.25], 2, None),
-        (IDS[1], *BOXES[1], "HSIL", 0.7, [0.125, 0.7], 1, OUTLINE),
-        (IDS[2], *BOXES[2], "TRICHOMONAS", 0.35, None, 4, None),
-    ]
-    table = artifact.table_of(
-        [{"slide_id": slide_id, **dict(zip(COLUMNS, row, strict=True))} for row in rows[:number]], schema.CELLS
-    )
-    slide = SlideInfo(slide_id, Path("Jane Doe.svs"), 200, 100, mpp, "file", (1.0,))
-    return CellMap(slide, table, ("NILM", "HSIL"), "model")
+TRIANGLE = shapely.Polygon([(45, 45), (55, 45), (50, 55)])
 
 
 def read_csv(path):
@@ -48,30 +28,35 @@ def validator():
     return jsonschema.Draft202012Validator(json.loads(text))
 
 
-def test_every_format_carries_the_same_ids(tmp_path):
+def test_every_format_carries_the_same_ids(cell_map, ids, tmp_path):
     cells = cell_map()
     paths = {name: export_cells(cells, tmp_path, name) for name in EXPORTERS}
     assert {name: path.name for name, path in paths.items()} == {
         "geojson": "cells.geojson",
         "csv": "cells.csv",
         "parquet": "cells.parquet",
+        "geoparquet": "cells.geo.parquet",
         "coco": "cells.json",
+        "asap": "cells.xml",
+        "sqlite": "cells.sqlite",
+        "heatmap": "cells.heatmap.tif",
+        "heatmap_png": "cells.heatmap.png",
     }
-    assert [feature["id"] for feature in json.loads(paths["geojson"].read_text())["features"]] == IDS
-    assert [row["cell_id"] for row in read_csv(paths["csv"])] == IDS
-    assert list(pd.read_parquet(paths["parquet"])["cell_id"]) == IDS
-    assert [entry["cell_id"] for entry in json.loads(paths["coco"].read_text())["annotations"]] == IDS
+    assert [feature["id"] for feature in json.loads(paths["geojson"].read_text())["features"]] == ids
+    assert [row["cell_id"] for row in read_csv(paths["csv"])] == ids
+    assert list(pd.read_parquet(paths["parquet"])["cell_id"]) == ids
+    assert [entry["cell_id"] for entry in json.loads(paths["coco"].read_text())["annotations"]] == ids
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths.values())
     assert not any(b"Jane" in path.read_bytes() for path in paths.values())
 
 
 @pytest.mark.parametrize("name", list(EXPORTERS))
-def test_equal_cells_are_equal_bytes(name, tmp_path):
+def test_equal_cells_are_equal_bytes(cell_map, name, tmp_path):
     first, second = (export_cells(cell_map(), tmp_path / folder, name).read_bytes() for folder in "ab")
     assert first == second
 
 
-def test_geojson_is_what_qupath_reads(validator, tmp_path):
+def test_geojson_is_what_qupath_reads(cell_map, boxes, validator, tmp_path):
     content = json.loads(export_cells(cell_map(), tmp_path, "geojson").read_text())
     validator.validate(content)
     first, second, third = content["features"]
@@ -88,14 +73,14 @@ def test_geojson_is_what_qupath_reads(validator, tmp_path):
             "Score HSIL": 0.25,
         },
     }
-    assert shapely.from_geojson(json.dumps(second["geometry"])).equals(shapely.from_wkb(OUTLINE))
+    assert shapely.from_geojson(json.dumps(second["geometry"])).equals(TRIANGLE)
     assert third["properties"]["measurements"] == {"Score": 0.35, "Support": 4, "Width µm": 15, "Height µm": 14.938}
-    boxes = [shapely.from_geojson(json.dumps(feature["geometry"])).bounds for feature in content["features"]]
-    assert boxes == BOXES
+    found = [shapely.from_geojson(json.dumps(feature["geometry"])).bounds for feature in content["features"]]
+    assert found == boxes
 
 
 @pytest.mark.parametrize("number", [0, 1, 3])
-def test_geojson_is_valid_for_any_number_of_cells_and_packed(number, validator, tmp_path):
+def test_geojson_is_valid_for_any_number_of_cells_and_packed(cell_map, number, validator, tmp_path):
     plain = export_cells(cell_map(number=number), tmp_path / "cells.geojson", "geojson")
     packed = export_cells(cell_map(number=number), tmp_path / "cells.geojson.gz", "geojson")
     assert packed.name == "cells.geojson.gz"
@@ -114,24 +99,24 @@ def test_geojson_is_valid_for_any_number_of_cells_and_packed(number, validator, 
         {"properties": {"objectType": "cell"}},
     ],
 )
-def test_the_kept_schema_refuses_what_qupath_would_misread(change, validator, tmp_path):
+def test_the_kept_schema_refuses_what_qupath_would_misread(cell_map, change, validator, tmp_path):
     content = json.loads(export_cells(cell_map(number=1), tmp_path, "geojson").read_text())
     content["features"][0].update(change)
     assert not validator.is_valid(content)
 
 
-def test_csv_has_pixels_and_micrometres(tmp_path):
+def test_csv_has_pixels_and_micrometres(cell_map, ids, tmp_path):
     rows = read_csv(export_cells(cell_map(), tmp_path, "csv"))
     assert rows[0] == {
-        "cell_id": IDS[0], "slide_id": "S1", "label": "NILM", "score": "0.9", "support": "2",
-        "x0_px": "0.0", "y0_px": "0.25", "x1_px": "10.5", "y1_px": "20.0",
-        "x0_um": "0.0", "y0_um": "0.125", "x1_um": "5.25", "y1_um": "10.0",
+        "cell_id": ids[0], "slide_id": "S1", "label": "NILM", "score": "0.9", "support": "2",
+        "x0_px": "0", "y0_px": "0.25", "x1_px": "10.5", "y1_px": "20",
+        "x0_um": "0", "y0_um": "0.125", "x1_um": "5.25", "y1_um": "10",
         "width_um": "5.25", "height_um": "9.875", "score_NILM": "0.9", "score_HSIL": "0.25",
     }  # fmt: skip
     assert (rows[2]["score_NILM"], rows[2]["score_HSIL"]) == ("", "")
 
 
-def test_micrometres_are_empty_when_the_resolution_is_unknown(tmp_path, validator):
+def test_micrometres_are_empty_when_the_resolution_is_unknown(cell_map, tmp_path, validator):
     cells = cell_map(mpp=None)
     assert [row["width_um"] for row in read_csv(export_cells(cells, tmp_path, "csv"))] == ["", "", ""]
     content = json.loads(export_cells(cells, tmp_path, "geojson").read_text())
@@ -140,19 +125,19 @@ def test_micrometres_are_empty_when_the_resolution_is_unknown(tmp_path, validato
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd", "-2", "@SUM(A1)", "\t=1", "\r=1"])
-def test_csv_text_never_starts_a_formula(text, tmp_path):
+def test_csv_text_never_starts_a_formula(cell_map, text, tmp_path):
     rows = read_csv(export_cells(cell_map(slide_id=text), tmp_path, "csv"))
     assert rows[0]["slide_id"] == f"'{text}".replace("\r", " ")
     assert pd.read_parquet(export_cells(cell_map(slide_id=text), tmp_path, "parquet"))["slide_id"][0] == text
 
 
-def test_parquet_holds_full_precision_and_outlines(tmp_path):
+def test_parquet_holds_full_precision_and_outlines(cell_map, boxes, tmp_path):
     frame = pd.read_parquet(export_cells(cell_map(), tmp_path, "parquet"))
-    assert [tuple(row) for row in frame[list(schema.BOX_COLUMNS)].to_numpy()] == BOXES
-    assert list(frame["geometry"]) == [None, OUTLINE, None]
+    assert [tuple(row) for row in frame[list(schema.BOX_COLUMNS)].to_numpy()] == boxes
+    assert list(frame["geometry"]) == [None, shapely.to_wkb(TRIANGLE), None]
 
 
-def test_coco_has_the_slide_as_its_image(tmp_path):
+def test_coco_has_the_slide_as_its_image(cell_map, ids, tmp_path):
     content = json.loads(export_cells(cell_map(), tmp_path, "coco").read_text())
     assert content["images"] == [{"id": 1, "file_name": "S1", "width": 200, "height": 100, "mpp": 0.5}]
     assert [(entry["id"], entry["name"]) for entry in content["categories"]] == [
@@ -161,16 +146,16 @@ def test_coco_has_the_slide_as_its_image(tmp_path):
     assert [entry["category_id"] for entry in content["annotations"]] == [1, 2, 3]
     assert content["annotations"][2] == {
         "id": 3, "image_id": 1, "category_id": 3, "bbox": [100, 60.125, 30, 29.875], "area": 896.25, "iscrowd": 0,
-        "segmentation": [], "score": 0.35, "cell_id": IDS[2],
+        "segmentation": [], "score": 0.35, "cell_id": ids[2],
     }  # fmt: skip
     assert json.loads(export_cells(cell_map(number=0), tmp_path, "coco").read_text())["annotations"] == []
 
 
 @pytest.mark.parametrize("name", list(EXPORTERS))
-def test_no_cells_are_a_file_without_rows(name, tmp_path):
+def test_no_cells_are_a_file_without_rows(cell_map, name, tmp_path):
     assert export_cells(cell_map(number=0), tmp_path, name).stat().st_size > 0
 
 
-def test_an_unknown_format_names_the_nearest(tmp_path):
+def test_an_unknown_format_names_the_nearest(cell_map, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'geojson'"):
         export_cells(cell_map(), tmp_path, "geojsn")

@@ -2,63 +2,46 @@
 
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from wsi_detect.artifact import atomic
-from wsi_detect.schema import BOX_COLUMNS
+from wsi_detect.exports import columns
+from wsi_detect.exports.text import joined, raw
 from wsi_detect.stitching.cell_map import CellMap
-
-#: What makes a spreadsheet take a text for a formula.
-_FORMULA = ("=", "+", "-", "@")
-
-
-def frame(cells: CellMap) -> pd.DataFrame:
-    """Return one row a cell: id, slide, class, score, support, the box in px and µm, a column `score_<class>` each.
-
-    µm columns are empty when the slide's mpp is unknown.
-    """
-    rows: pd.DataFrame = cells.table.select(
-        ["cell_id", "slide_id", "label", "score", "support", *BOX_COLUMNS]
-    ).to_pandas()
-    mpp = np.nan if cells.slide.mpp is None else cells.slide.mpp
-    for name in BOX_COLUMNS:
-        rows[name.replace("_px", "_um")] = rows[name] * mpp
-    rows["width_um"] = (rows["x1_px"] - rows["x0_px"]) * mpp
-    rows["height_um"] = (rows["y1_px"] - rows["y0_px"]) * mpp
-    if cells.classes:
-        # Column by column, so that a cell without class scores stays empty rather than zero.
-        lists = cells.table["class_scores"].to_pylist()
-        empty = [None] * len(cells.classes)
-        scores = np.array([entry or empty for entry in lists], dtype=np.float32).reshape(-1, len(cells.classes))
-        for k, name in enumerate(cells.classes):
-            rows[f"score_{name}"] = scores[:, k]
-    return rows
 
 
 def write_csv(cells: CellMap, path: Path) -> Path:
     """Write CSV (UTF-8, comma, header); text a spreadsheet would run as a formula gets a leading apostrophe."""
-    rows = frame(cells)
-    for name in ("cell_id", "slide_id", "label"):
-        rows[name] = [_harmless(text) for text in rows[name]]
-    rows.columns = pd.Index([_harmless(name) for name in rows.columns])
-    with atomic(path) as partial:
-        rows.to_csv(partial, index=False, lineterminator="\n", encoding="utf-8", compression=None)
+    header = _fields(pa.array(columns.flat_schema(cells).names))
+    with atomic(path) as partial, partial.open("wb") as stream:
+        stream.write(raw(header, ",") + b"\n")
+        for batch in columns.chunks(cells):
+            table = columns.flat(batch, cells)
+            parts = [part for column in table.columns for part in (_fields(column), ",")]
+            stream.write(raw(joined(*parts[:-1]), "\n") + b"\n")
     return path
 
 
 def write_parquet(cells: CellMap, path: Path) -> Path:
     """Write the same table as Parquet, text as it is, with the outlines (WKB, slide px) if there are any."""
-    flat = pa.Table.from_pandas(frame(cells), preserve_index=False).replace_schema_metadata(None)
-    flat = flat.append_column("geometry", cells.table["geometry"])
-    with atomic(path) as partial:
-        pq.write_table(flat, partial, compression="zstd")
+    schema = columns.flat_schema(cells).append(pa.field("geometry", pa.binary()))
+    with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        for batch in columns.chunks(cells):
+            table = columns.flat(batch, cells)
+            writer.write_batch(pa.record_batch([*table.columns, batch["geometry"]], schema=schema))
     return path
 
 
-def _harmless(text: str) -> str:
-    """Text on one line, with an apostrophe if a spreadsheet, blanks trimmed, would calculate it."""
-    line = text.replace("\r", " ").replace("\n", " ")
-    return f"'{line}" if line.lstrip().startswith(_FORMULA) else line
+def _fields(values: pa.Array) -> pa.Array:
+    """Values as CSV fields: null is empty; text on one line, harmless to a spreadsheet, quoted where it must be."""
+    text = pc.fill_null(values.cast(pa.string()), "")
+    if not pa.types.is_string(values.type):
+        return text
+    text = pc.replace_substring_regex(text, "[\r\n]", " ")
+    # A spreadsheet trims blanks before it looks whether a text is to be calculated.
+    formula = pc.match_substring_regex(pc.utf8_trim_whitespace(text), r"^[=+\-@]")
+    text = pc.if_else(formula, joined("'", text), text)
+    quoted = joined('"', pc.replace_substring(text, '"', '""'), '"')
+    return pc.if_else(pc.match_substring_regex(text, '[",]'), quoted, text)
