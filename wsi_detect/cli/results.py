@@ -1,4 +1,4 @@
-"""Commands that make results of detections: stitch, export, report."""
+"""Commands that make results of detections, or show them: stitch, export, view-counts, report."""
 
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +49,31 @@ def export(
     cells = CellMap.read(work / "cells.parquet")
     for name in formats or ["geojson"]:
         typer.echo(export_cells(cells, work / "exports", name))
+
+
+@app.command("view-counts")
+def view_counts(
+    cells: Annotated[Path, typer.Argument(help="cells.parquet, or the folder of a slide.")],
+    region: Annotated[
+        str | None, typer.Option(help="Part of the slide, slide px: x0,y0,x1,y1, or a GeoJSON file of polygons.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count the cells of each class, and per mm², the gravest first.
+
+    A cell lies in a region if the middle of its box does.
+
+    Example: wsi-detect view-counts work/S0123456789 --region 10000,8000,14000,12000
+    """
+    from wsi_detect.cli.facts import to_json
+    from wsi_detect.stitching.cell_map import CellMap
+    from wsi_detect.stitching.counts import lines, read_region, tally
+
+    found = CellMap.read(cells / "cells.parquet" if cells.is_dir() else cells)
+    counted = tally(found, None if region is None else read_region(region))
+    typer.echo(to_json(counted) if as_json else "\n".join(lines(counted)))
+    if found.slide.mpp is None:
+        typer.echo("no densities: the slide's file does not say how large a pixel is; run it with --mpp", err=True)
 
 
 @app.command()

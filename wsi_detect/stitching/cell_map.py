@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _FACTS = ("slide_id", "width_px", "height_px", "mpp", "mpp_source", "objective_power", "vendor")
-#: Small groups fit a window closely, but the file's index grows by 0.8 kB with each: 512 of them is what a query of a
-#: hundredth of a slide reads least with.
-_GROUPS, _LEAST_ROWS, _MOST_ROWS = 512, 512, 16_384
+#: Small groups fit a window closely, but with each the file's index grows by 0.8 kB. With these numbers a window of a
+#: hundredth of the slide, laid anywhere on a round deposit, reads at most 4.9 % of a file of 200,000 cells, and of one
+#: of 600,000 at most 3.4 %, 4.8 % with the index.
+_GROUPS, _LEAST_ROWS, _MOST_ROWS = 1024, 512, 16_384
 
 
 def cell_order(table: pa.Table, slide: SlideInfo) -> NDArray[np.int64]:

@@ -71,13 +71,24 @@ def _mask(size: int, rows: NDArray[np.int64]) -> Mask:
 
 
 def area_px2(region: Region, width_px: float, height_px: float) -> float:
-    """Area of a region, as far as it lies on a slide of that size."""
+    """Area of a region, as far as it lies on a slide of that size.
+
+    Raises:
+        ValueError: as `check_region`.
+    """
+    check_region(region)
     shape = shapely.box(*region) if isinstance(region, Box) else region
     return float(shapely.intersection(shape, shapely.box(0, 0, width_px, height_px)).area)
 
 
 def nearest(points: NDArray[np.float64], x: float, y: float, k: int) -> NDArray[np.int64]:
-    """Return indices of the k points (N, 2) nearest to one place, nearest first; equals in their own order."""
+    """Return indices of the k points (N, 2) nearest to one place, nearest first; equals in their own order.
+
+    Raises:
+        ValueError: k is not positive.
+    """
+    if k < 1:
+        raise ValueError(f"at least one cell must be asked for, got {k}")
     squares = ((points - (x, y)) ** 2).sum(axis=1)
     if k < len(squares):
         candidates = np.flatnonzero(squares <= np.partition(squares, k - 1)[k - 1])
