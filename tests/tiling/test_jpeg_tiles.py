@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsi_detect.errors import DamagedArtifactError
+from wsi_detect.slides import jpeg
 from wsi_detect.tiling.jpeg_tiles import decode_tiles, pack_tiles, unpack
 
 SIDE = 64
@@ -202,8 +203,6 @@ def test_a_tile_the_decoder_refuses_costs_its_footprint(slide, harm):
 
 
 def test_a_window_decodes_only_the_tiles_it_touches(slide, monkeypatch):
-    from wsi_detect.slides import jpeg
-
     seen = []
     decode = jpeg.decode
     monkeypatch.setattr(jpeg, "decode", lambda *args, **options: seen.append(1) or decode(*args, **options))
@@ -319,3 +318,10 @@ def test_an_array_that_does_not_fit_is_refused(slide, out):
 def test_numbers_that_do_not_fit_are_not_packed(slide, changes):
     with pytest.raises(ValueError, match="tiles"):
         slide.chunk(0, 0, SIDE, **changes)
+
+
+@pytest.mark.parametrize("shape", [(256, 256, 3), (240, 240, 3), (7,), (1, 1, 3)])
+def test_memory_to_decode_into_lies_where_the_decoder_keeps_to_the_cache(shape):
+    for _ in range(5):
+        memory = jpeg.buffer(shape)
+        assert (memory.shape, memory.flags.c_contiguous, memory.ctypes.data % 32) == (shape, True, 16)

@@ -5,6 +5,7 @@ stream declares. Here the slide's own tags decide both. ITU-T T.81 names the mar
 """
 
 import functools
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -175,15 +176,16 @@ def _segments(stream: bytes, end: int) -> Iterator[tuple[int, bytes]]:
         place += 2 + length
 
 
-def buffer(size: int) -> NDArray[np.uint8]:
-    """Return memory to decode into and copy from: (size,) uint8, 16 bytes off a multiple of 32.
+def buffer(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return memory to decode into and copy from: uint8, not set, 16 bytes off a multiple of 32.
 
     Where a row begins on such a multiple the decoder writes past the processor's cache, and whoever reads the pixels
     next waits for the main memory: a fifth of the decoding.
     """
+    size = math.prod(shape)
     memory = np.empty(size + 32, dtype=np.uint8)
     start = (16 - memory.ctypes.data) % 32
-    return memory[start : start + size]
+    return memory[start : start + size].reshape(shape)
 
 
 def decode(

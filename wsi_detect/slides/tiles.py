@@ -250,7 +250,7 @@ class JpegTiles:
         shape = (table.tile_height, table.tile_width, 3)
         buffer: _Image | None = getattr(self._local, "buffer", None)
         if buffer is None or buffer.shape != shape:
-            buffer = self._local.buffer = np.empty(shape, dtype=np.uint8)
+            buffer = self._local.buffer = jpeg.buffer(shape)
         return buffer
 
 

@@ -307,7 +307,7 @@ def scratch(shape: tuple[int, int, int]) -> _Image:
     size = shape[0] * shape[1] * shape[2]
     memory: _Image | None = getattr(_memory, "bytes", None)
     if memory is None or len(memory) < size:
-        memory = _memory.bytes = jpeg.buffer(size)
+        memory = _memory.bytes = jpeg.buffer((size,))
     return memory[:size].reshape(shape)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_detect.errors import DamagedSlideError
+from wsi_detect.slides import jpeg
 from wsi_detect.slides.jpeg import JpegFaultError
 from wsi_detect.slides.planes import plane_of
 from wsi_detect.slides.reader import SlideReader
@@ -171,7 +172,7 @@ class _TileCache:
         if self._blank is not None and self._blank.tiles[r, c]:
             return "skipped"
         table = self._table
-        buffer = self._free.pop() if self._free else np.empty((table.tile_height, table.tile_width, 3), dtype=np.uint8)
+        buffer = self._free.pop() if self._free else jpeg.buffer((table.tile_height, table.tile_width, 3))
         try:
             pixels = self._source.decode(self._level, r, c, out=buffer)
         except JpegFaultError:
