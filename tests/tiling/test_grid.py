@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,6 +20,10 @@ from wsi_detect.tiling.grid import TileGrid, check_overlap
         (TileGrid(width=11, height=2, patch=6, overlap=2, align=4), [[0, 0], [4, 0], [8, 0]]),
         (TileGrid(width=11, height=2, patch=6, overlap=2, align=2), [[0, 0], [4, 0], [6, 0]]),
         (TileGrid(width=6, height=2, patch=6, overlap=2, align=4), [[0, 0]]),
+        (TileGrid(width=11, height=2, patch=4, overlap=0, shift=2), [[0, 0], [2, 0], [6, 0], [7, 0]]),
+        (TileGrid(width=5, height=2, patch=4, overlap=0, shift=2), [[0, 0], [1, 0]]),
+        (TileGrid(width=4, height=2, patch=4, overlap=0, shift=2), [[0, 0]]),
+        (TileGrid(width=15, height=2, patch=6, overlap=2, align=2, shift=2), [[0, 0], [2, 0], [6, 0], [10, 0]]),
     ],
 )
 def test_origins(grid, origins):
@@ -38,11 +44,21 @@ def test_a_patch_hangs_over_a_smaller_slide_but_its_box_does_not():
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "overlap", "align"), [(0, 5, 0, 1), (5, -1, 0, 1), (5, 5, 4, 1), (5, 5, -1, 1), (5, 5, 1, 2)]
+    ("width", "height", "overlap", "align", "shift"),
+    [
+        (0, 5, 0, 1, 0),
+        (5, -1, 0, 1, 0),
+        (5, 5, 4, 1, 0),
+        (5, 5, -1, 1, 0),
+        (5, 5, 1, 2, 0),
+        (5, 5, 1, 1, 3),
+        (5, 5, 1, 1, -1),
+        (5, 5, 0, 2, 1),
+    ],
 )
-def test_impossible_grids_are_refused(width, height, overlap, align):
-    with pytest.raises(ValueError, match=r"overlap must lie|at least one pixel|not a multiple"):
-        TileGrid(width=width, height=height, patch=4, overlap=overlap, align=align)
+def test_impossible_grids_are_refused(width, height, overlap, align, shift):
+    with pytest.raises(ValueError, match=r"overlap must lie|at least one pixel|not a multiple|shift must be"):
+        TileGrid(width=width, height=height, patch=4, overlap=overlap, align=align, shift=shift)
 
 
 @st.composite
@@ -50,12 +66,14 @@ def grids(draw):
     patch = draw(st.integers(20, 300))
     # A stride of at least a quarter of the patch keeps the number of patches small.
     stride = draw(st.integers(-(-patch // 4), patch))
+    align = draw(st.sampled_from([step for step in range(1, stride + 1) if stride % step == 0]))
     return TileGrid(
         width=draw(st.integers(1, 1000)),
         height=draw(st.integers(1, 1000)),
         patch=patch,
         overlap=patch - stride,
-        align=draw(st.sampled_from([step for step in range(1, stride + 1) if stride % step == 0])),
+        align=align,
+        shift=align * draw(st.integers(0, stride // align - 1)),
     )
 
 
@@ -77,7 +95,7 @@ def test_every_point_has_one_owner_and_every_core_lies_in_its_patch(grid, seed):
 @given(grid=grids())
 def test_neighbours_overlap_by_at_least_the_overlap(grid):
     for length in (grid.width, grid.height):
-        line = TileGrid(width=length, height=1, patch=grid.patch, overlap=grid.overlap, align=grid.align)
+        line = replace(grid, width=length, height=1)
         starts = line.origins()[:, 0]
         assert (np.diff(starts) <= grid.patch - grid.overlap).all()
         assert (np.diff(starts) > 0).all()

@@ -22,7 +22,9 @@ class TileGrid:
         height: of the slide.
         patch: side of a patch.
         overlap: of neighbours; those at the far edges may overlap more.
-        align: every origin is a multiple of it, and so is the stride.
+        align: every origin is a multiple of it, and so are the stride and the shift.
+        shift: where the second patch of a row and of a column begins; 0 leaves it a stride from the first. A shifted
+            grid has its seams elsewhere, and where a slide is larger than a patch it has a patch more, or as many.
     """
 
     width: int
@@ -30,6 +32,7 @@ class TileGrid:
     patch: int
     overlap: int
     align: int = 1
+    shift: int = 0
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.height < 1:
@@ -38,6 +41,10 @@ class TileGrid:
             raise ValueError(f"overlap must lie in [0, patch={self.patch}), got {self.overlap}")
         if self.align < 1 or (self.patch - self.overlap) % self.align:
             raise ValueError(f"the stride {self.patch - self.overlap} is not a multiple of {self.align}")
+        if not 0 <= self.shift < self.patch - self.overlap or self.shift % self.align:
+            raise ValueError(
+                f"shift must be a multiple of {self.align} in [0, {self.patch - self.overlap}), got {self.shift}"
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -68,13 +75,13 @@ class TileGrid:
         return np.column_stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]])
 
     def _count(self, length: int) -> int:
-        stride = self.patch - self.overlap
-        return 1 + -(-max(length - self.patch, 0) // stride)
+        return len(self._starts(length))
 
     def _starts(self, length: int) -> NDArray[np.int64]:
         last = -(-max(length - self.patch, 0) // self.align) * self.align
-        steps = np.arange(0, last, self.patch - self.overlap, dtype=np.int64)
-        return np.append(steps, last)
+        first = [0] if self.shift and last else []
+        steps = range(self.shift, last, self.patch - self.overlap)
+        return np.array([*first, *steps, last], dtype=np.int64)
 
     def _spans(self, length: int) -> NDArray[np.float64]:
         starts = self._starts(length)

@@ -1,7 +1,7 @@
 """What will be tiled: the configuration, and the plan made of it for one slide before any patch is read."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -178,8 +178,13 @@ def key_of(info: SlideInfo, config: TilingConfig) -> dict[str, Any]:
     }
 
 
-def make_plan(slide: SlideReader, config: TilingConfig) -> Plan:
+def make_plan(slide: SlideReader, config: TilingConfig, grid: TileGrid | None = None) -> Plan:
     """Lay the grid and choose the patches.
+
+    Args:
+        slide: an open slide.
+        config: what is asked for.
+        grid: laid instead of the one that follows from the configuration; its patches must be as large.
 
     Raises:
         MissingResolutionError: nobody knows the size of a slide px.
@@ -187,6 +192,8 @@ def make_plan(slide: SlideReader, config: TilingConfig) -> Plan:
             for and cannot be stored.
     """
     layout = lay_out(slide.info, config, tiles_of(slide))
+    if grid is not None:
+        layout = replace(layout, grid=grid)
     cells = find_cells(slide, config.mask)
     coverage = cells.coverage(layout.grid.boxes())
     patch_ids = np.flatnonzero(coverage > config.min_coverage).astype(np.int64)
@@ -197,7 +204,7 @@ def make_plan(slide: SlideReader, config: TilingConfig) -> Plan:
         origins=layout.grid.origins()[patch_ids],
         coverage=coverage[patch_ids],
         cells=cells,
-        key=key_of(slide.info, config),
+        key=key_of(slide.info, config) if grid is None else {**key_of(slide.info, config), "grid": asdict(grid)},
         config=config,
     )
 
