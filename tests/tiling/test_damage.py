@@ -136,9 +136,9 @@ def check_one_tile(slide, clean, kind, number, codec, folder):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_one_bad_tile_costs_its_footprint(slides, tmp_path, name, kind):
-    """Each tile in turn; the codecs take turns."""
+    """Each tile of the first slide in turn, every third of the second; the codecs take turns."""
     clean = {codec: patches(slides[name], tmp_path / codec, codec) for codec in CODECS}
-    for number in range(TILES**2):
+    for number in range(0, TILES**2, 1 if name == "svs" else 3):
         codec = CODECS[(number + number // TILES) % len(CODECS)]
         check_one_tile(slides[name], clean[codec], kind, number, codec, tmp_path)
 
