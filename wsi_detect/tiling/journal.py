@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wsi_detect import artifact
 from wsi_detect.errors import ArtifactError, StaleArtifactError
@@ -123,7 +124,12 @@ def finish(plan: Plan, out: Path) -> None:
             shards.append({"size": entry["size"], "sha256": entry["sha256"]})
             for name in PIXEL_COLUMNS:
                 pixel[name][run.start : run.stop] = np.array(entry["columns"][name], dtype=np.float32)
-    columns = {"patch_id": plan.patch_ids, "origin_px": plan.origins, "coverage": plan.coverage, **pixel}
+    columns: dict[str, NDArray[Any]] = {
+        "patch_id": plan.patch_ids,
+        "origin_px": plan.origins,
+        "coverage": plan.coverage,
+        **pixel,
+    }
     # Each file is synced to the disk; waiting for all at once takes hardly longer than for one.
     with ThreadPoolExecutor(len(columns)) as pool:
         for written in [pool.submit(shard.write_column, store / name, values) for name, values in columns.items()]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +41,7 @@ class PatchMaker:
 
     def _encoded(self, rows: range) -> Iterator[MadePatch]:
         plan = self._plan
-        codec = "zstd" if plan.codec == "zstd" else "jpeg"
+        codec: Literal["jpeg", "zstd"] = "zstd" if plan.codec == "zstd" else "jpeg"
         sweep = TileSweep(
             self._slide,
             plan.origins[rows.start : rows.stop],
