@@ -40,9 +40,8 @@ class TilingConfig(Config):
         min_coverage: only patches with more than this fraction of cells are kept; 0 keeps every patch with any.
         skip_blank: tiles of clean glass, by their byte count and by the low resolution, are painted in its colour
             instead of decoded; under `jpeg` only.
-        check_tiles: under `jpeg_tiles`, decode every tile once to see that it can be. Without it a tile is judged by its
-            headers and the look of its data; one that is damaged deeper is counted when it is read, not here. Costs
-            some 1.4 ms per patch of 1024 px.
+        check_tiles: under `jpeg_tiles`, decode every tile once to see that it can be. Without it a tile is judged by
+            its headers and the look of its data; one that is damaged deeper is counted when it is read, not here.
         quality: measure focus, stain and the rest on samples of each patch; False leaves these columns empty.
         plane: focal plane of a z-stack: its number, `middle`, or `sharpest` of each patch.
         mask: where the cells are.
