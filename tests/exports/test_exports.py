@@ -159,3 +159,29 @@ def test_no_cells_are_a_file_without_rows(cell_map, name, tmp_path):
 def test_an_unknown_format_names_the_nearest(cell_map, tmp_path):
     with pytest.raises(ConfigError, match="did you mean 'geojson'"):
         export_cells(cell_map(), tmp_path, "geojsn")
+
+
+PLACES = {
+    "a folder": ("geojson", "results", "results/cells.geojson"),
+    "a file": ("geojson", "a/b.geojson", "a/b.geojson"),
+    "packed": ("geojson", "b.geojson.gz", "b.geojson.gz"),
+    "a short ending": ("sqlite", "b.db", "b.db"),
+    "an ending of two formats": ("geoparquet", "b.parquet", "b.parquet"),
+    "capitals": ("heatmap", "B.TIF", "B.TIF"),
+    "a folder with a dot": ("csv", "v1.2", "v1.2/cells.csv"),
+    "a folder that is there": ("csv", "there.csv", "there.csv/cells.csv"),
+}
+
+
+@pytest.mark.parametrize(("name", "out", "path"), PLACES.values(), ids=PLACES)
+def test_where_a_file_goes(cell_map, name, out, path, tmp_path):
+    (tmp_path / "there.csv").mkdir()
+    assert export_cells(cell_map(), tmp_path / out, name) == tmp_path / path
+    assert (tmp_path / path).is_file()
+
+
+@pytest.mark.parametrize(("name", "out"), [("csv", "cells.geojson"), ("geojson", "cells.csv"), ("asap", "a.json")])
+def test_a_file_name_of_another_format_is_refused(cell_map, name, out, tmp_path):
+    with pytest.raises(ConfigError, match=f"{out}: {name} files end in "):
+        export_cells(cell_map(), tmp_path / out, name)
+    assert list(tmp_path.iterdir()) == []

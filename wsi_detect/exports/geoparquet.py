@@ -31,23 +31,41 @@ def write(cells: CellMap, path: Path) -> Path:
     box = pa.struct([(corner, pa.float64()) for corner in _CORNERS])
     schema = pa.schema(
         [*columns.flat_schema(cells), pa.field("bbox", box), pa.field("geometry", pa.binary())],
-        metadata={"units": _UNITS},
+        metadata={"geo": _metadata(cells), "units": _UNITS},
     )
-    types: set[int] = set()
-    extents = []
     with atomic(path) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for batch in columns.chunks(cells):
             shapes = _shapes(batch)
-            types.update(shapely.get_type_id(shapes).tolist())
-            bounds = shapely.bounds(shapes)
-            extents.append(shapely.total_bounds(shapes))
-            covering = pa.StructArray.from_arrays([pa.array(side) for side in bounds.T], fields=list(box))
-            geometry = pa.array(shapely.to_wkb(shapes), type=pa.binary())
+            covering = [pa.array(side) for side in shapely.bounds(shapes).T]
             table = columns.flat(batch, cells)
-            writer.write_batch(pa.record_batch([*table.columns, covering, geometry], schema=schema))
-        # Known only now that all cells went by.
-        writer.add_key_value_metadata({"geo": _metadata(types, np.array(extents))})
+            added = [
+                pa.StructArray.from_arrays(covering, fields=list(box)),
+                pa.array(shapely.to_wkb(shapes), type=pa.binary()),
+            ]
+            writer.write_batch(pa.record_batch([*table.columns, *added], schema=schema))
     return path
+
+
+def _metadata(cells: CellMap) -> str:
+    """Return the text under `geo`; it stands before the rows, so they are gone through once for it."""
+    column: dict[str, object] = {
+        "encoding": "WKB",
+        "geometry_types": [],
+        "crs": None,
+        "edges": "planar",
+        "covering": {"bbox": {corner: ["bbox", corner] for corner in _CORNERS}},
+    }
+    types: set[int] = set()
+    extents = []
+    for batch in columns.chunks(cells):
+        shapes = _shapes(batch)
+        types.update(shapely.get_type_id(shapes).tolist())
+        extents.append(shapely.total_bounds(shapes))
+    if extents:
+        found = np.array(extents)
+        column["geometry_types"] = [_TYPES[kind] for kind in sorted(types)]
+        column["bbox"] = [*found[:, :2].min(axis=0).tolist(), *found[:, 2:].max(axis=0).tolist()]
+    return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
 
 
 def _shapes(batch: pa.RecordBatch) -> NDArray[np.object_]:
@@ -56,16 +74,3 @@ def _shapes(batch: pa.RecordBatch) -> NDArray[np.object_]:
     outlines, known = columns.outlines(batch)
     shapes[known] = outlines
     return shapes
-
-
-def _metadata(types: set[int], extents: NDArray[np.float64]) -> str:
-    column = {
-        "encoding": "WKB",
-        "geometry_types": [_TYPES[kind] for kind in sorted(types)],
-        "crs": None,
-        "edges": "planar",
-        "covering": {"bbox": {corner: ["bbox", corner] for corner in _CORNERS}},
-    }
-    if len(extents):
-        column["bbox"] = [*extents[:, :2].min(axis=0).tolist(), *extents[:, 2:].max(axis=0).tolist()]
-    return json.dumps({"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}})
