@@ -2,6 +2,7 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,10 @@ def ask(path, query, values=()):
 @pytest.fixture
 def path(cell_map, tmp_path):
     return sqlite_table.write(cell_map(), tmp_path / "cells.sqlite")
+
+
+def test_the_query_of_the_guide_is_the_one_tried_here():
+    assert WINDOW in (Path(__file__).parents[2] / "docs" / "outputs.md").read_text()
 
 
 def test_cells_have_all_columns(path, ids):

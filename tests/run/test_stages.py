@@ -72,6 +72,7 @@ CHANGES = [
     ("detection.batch_size=3", ["detect", "stitch", "export", "report"]),
     ("stitching.iou=0.5", ["stitch", "export", "report"]),
     ("exports=[csv, geojson]", ["export", "report"]),
+    ("export.gzip=true", ["export", "report"]),
     ("limits.min_examined=0.9", ["report"]),
 ]
 

@@ -36,19 +36,29 @@ def stitch(
 
 @app.command()
 def export(
-    work: Work,
-    formats: Annotated[list[str] | None, typer.Option("--format", help="geojson, csv, parquet, coco.")] = None,
+    cells: Annotated[Path, typer.Argument(help="cells.parquet, or the folder of a slide.")],
+    formats: Annotated[list[str] | None, typer.Option("--format", "-f", help="Names, with commas between.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A folder, or a file; exports/ if not given.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
 ) -> None:
     """Write the cells for other programs.
 
-    Example: wsi-detect export work/S0123456789 --format geojson --format csv
+    Formats: geojson (QuPath), csv, parquet, geoparquet, coco, asap, sqlite, heatmap, heatmap_png.
+
+    Example: wsi-detect export work/S0123456789 --format geojson,csv --set export.max_cells_per_file=100000
     """
-    from wsi_detect.exports.exporter import export_cells
+    from wsi_detect.exports.exporter import ExportConfig, check_format, export_cells
     from wsi_detect.stitching.cell_map import CellMap
 
-    cells = CellMap.read(work / "cells.parquet")
-    for name in formats or ["geojson"]:
-        typer.echo(export_cells(cells, work / "exports", name))
+    names = [name.strip() for name in ",".join(formats or ["geojson"]).split(",")]
+    for name in names:
+        check_format(name)
+    options = section(config, "export", ExportConfig, overrides)
+    path = cells / "cells.parquet" if cells.is_dir() else cells
+    found = CellMap.read(path)
+    for name in names:
+        typer.echo(export_cells(found, out or path.parent / "exports", name, options))
 
 
 @app.command("view-counts")

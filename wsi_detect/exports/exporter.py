@@ -7,13 +7,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from wsi_detect.config import Config
 from wsi_detect.errors import ConfigError
 from wsi_detect.exports import EXPORTERS, PICTURES
 from wsi_detect.exports.density import WINDOW_UM
 from wsi_detect.stitching.cell_map import CellMap
+from wsi_detect.taxonomy import cell_class
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,14 @@ class ExportConfig(Config):
     gzip: bool = False
     max_cells_per_file: int | None = Field(None, ge=1)
     heatmap_window_um: float = Field(WINDOW_UM, gt=0)
-    heatmap_labels: tuple[str, ...] | None = None
+    heatmap_labels: tuple[str, ...] | None = Field(None, min_length=1)
+
+    @field_validator("heatmap_labels")
+    @classmethod
+    def _known_classes(cls, labels: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in labels or ():
+            cell_class(name)
+        return labels
 
 
 def export_cells(cells: CellMap, out: Path, format: str, config: ExportConfig | None = None) -> Path:  # noqa: A002 - the word a user looks for
@@ -64,13 +72,22 @@ def export_cells(cells: CellMap, out: Path, format: str, config: ExportConfig | 
     Raises:
         ConfigError: there is no such format, or the name of the file ends as those of another do.
     """
-    if format not in EXPORTERS:
-        near = difflib.get_close_matches(format, EXPORTERS, n=1, cutoff=0.0)[0]
-        raise ConfigError(f"unknown export format {format!r}; did you mean {near!r}? known: {', '.join(EXPORTERS)}")
+    check_format(format)
     config = config or ExportConfig()
     path = EXPORTERS[format](cells, _place(out, format, config), **_options(format, config))
     _log.info("%s: exported %d cells as %s", cells.slide.slide_id, len(cells), format)
     return path
+
+
+def check_format(name: str) -> None:
+    """Refuse a format that is not there.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    if name not in EXPORTERS:
+        near = difflib.get_close_matches(name, EXPORTERS, n=1, cutoff=0.0)[0]
+        raise ConfigError(f"unknown export format {name!r}; did you mean {near!r}? known: {', '.join(EXPORTERS)}")
 
 
 def _place(out: Path, name: str, config: ExportConfig) -> Path:

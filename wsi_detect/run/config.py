@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from wsi_detect.config import Config, parse, read_yaml, with_overrides
 from wsi_detect.errors import ConfigError, UnknownKeyError
 from wsi_detect.exports import EXPORTERS
+from wsi_detect.exports.exporter import ExportConfig
 from wsi_detect.inference.detect import DetectionConfig
 from wsi_detect.slides import MAX_PIXELS
 from wsi_detect.stitching.stitcher import StitchingConfig
@@ -33,6 +34,7 @@ SECTIONS = (
     "limits",
     "quality",
     "exports",
+    "export",
     "evaluation",
     "lab",
 )
@@ -69,6 +71,7 @@ class RunConfig(Config):
     limits: LimitsConfig = LimitsConfig()
     quality: QualityConfig = QualityConfig()
     exports: tuple[str, ...] = ("geojson", "csv")
+    export: ExportConfig = ExportConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -141,7 +141,7 @@ def _keys(row: SlideRow, info: "DetectorInfo", config: RunConfig, options: RunOp
     tile = {**shared, "slide": artifact.fingerprint(Path(row.path)), "mpp": mpp, "config": digest(config.tiling)}
     detect = {"from": _hash(tile), "model": info.model_id, "config": digest(config.detection)}
     stitch = {"from": _hash(detect), "config": digest(config.stitching)}
-    export = {"from": _hash(stitch), "formats": list(config.exports)}
+    export = {"from": _hash(stitch), "formats": list(config.exports), "config": digest(config.export)}
     report = {
         "from": _hash(export),
         "limits": digest(config.limits),
@@ -255,7 +255,7 @@ def _stitch(job: Job, store: PatchStore, slide: SlideReader) -> None:
 def _export(job: Job) -> None:
     cells = CellMap.read(job.folder / CELLS)
     for name in job.config.exports:
-        export_cells(cells, job.folder / "exports", name)
+        export_cells(cells, job.folder / "exports", name, job.config.export)
 
 
 def _report(job: Job, slide: SlideReader) -> None:
