@@ -245,7 +245,7 @@ def break_tile(path, capacity, place):
     chunks = [content[a : a + n] for a, n in table.tolist() if a != 2**64 - 1]
     body = bytearray(chunks[place][:-4])
     mosaic = unpack(bytes(body), 256)
-    start, length = int(mosaic.offsets[0, 0]), int(mosaic.lengths[0, 0])
+    start, length = mosaic.edges[0], mosaic.edges[1] - mosaic.edges[0]
     half = length // 2
     body[start + half : start + length] = b"\xff\xd9" + bytes(length - half - 2)
     chunks[place] = with_checksum(bytes(body))

@@ -5,6 +5,7 @@ tile), the tables its tiles share, the tiles, all little-endian and without gaps
 before memory is asked for.
 """
 
+import itertools
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -45,8 +46,7 @@ class Mosaic:
         origin: y, x of the patch's corner in the mosaic of tiles, px; within the first tile.
         inside: height and width of the part of the patch that lies on the slide, px.
         tables: JPEG tables the tiles share, or nothing.
-        lengths: (rows, columns) int64, bytes of each tile; 0 where the slide has none.
-        offsets: (rows, columns) int64, where each tile begins in `content`.
+        edges: where each tile begins in `content`, row by row, and where the last one ends.
     """
 
     content: bytes
@@ -56,13 +56,12 @@ class Mosaic:
     origin: tuple[int, int]
     inside: tuple[int, int]
     tables: bytes
-    lengths: NDArray[np.int64]
-    offsets: NDArray[np.int64]
+    edges: tuple[int, ...]
 
     def stream(self, row: int, column: int) -> bytes:
         """Return a tile as the slide has it; nothing where it has none."""
-        start = int(self.offsets[row, column])
-        return self.content[start : start + int(self.lengths[row, column])]
+        place = row * self.shape[1] + column
+        return self.content[self.edges[place] : self.edges[place + 1]]
 
 
 class _Span(NamedTuple):
@@ -131,14 +130,14 @@ def unpack(content: bytes, side: int) -> Mosaic:
     start = _HEADER.size + 4 * count
     if fault or start + table_bytes > len(content):
         raise DamagedArtifactError(f"has a damaged header: {fault or 'more tiles than bytes'}")
-    lengths = np.frombuffer(content, dtype="<u4", count=count, offset=_HEADER.size).astype(np.int64).reshape(shape)
     tables = content[start : start + table_bytes]
-    if start + table_bytes + int(lengths.sum()) != len(content):
+    lengths = struct.unpack_from(f"<{count}I", content, _HEADER.size)
+    edges = tuple(itertools.accumulate(lengths, initial=start + table_bytes))
+    if edges[-1] != len(content):
         raise DamagedArtifactError("has a damaged header: the lengths of its tiles do not add up")
     if not _only_tables(tables):
         raise DamagedArtifactError("has damaged JPEG tables")
-    ends = start + table_bytes + np.cumsum(lengths.ravel()).reshape(shape)
-    return Mosaic(content, _COLOURS[colour], shape, tile, origin, inside, tables, lengths, ends - lengths)
+    return Mosaic(content, _COLOURS[colour], shape, tile, origin, inside, tables, edges)
 
 
 def decode_tiles(
@@ -183,9 +182,9 @@ def single_jpeg(content: bytes, side: int) -> bytes | None:
     """
     mosaic = unpack(content, side)
     square = (side, side)
-    if not (mosaic.tile == mosaic.inside == square and mosaic.shape == (1, 1) and mosaic.lengths[0, 0]):
-        return None
     stream = mosaic.stream(0, 0)
+    if not stream or mosaic.shape != (1, 1) or not mosaic.tile == mosaic.inside == square:
+        return None
     try:
         frame = jpeg.read_frame(stream)
         whole = (frame.height, frame.width) == square
