@@ -1,6 +1,6 @@
 """DICOM Microscopy Bulk Simple Annotations: one annotation group a class, slide px (level 0) in double precision.
 
-Coordinates are those of the total pixel matrix, 0\\0 at the top left corner of its first pixel. A class with outlines
+Coordinates are those of the total pixel matrix, (0, 0) the top left corner of its first pixel. A class with outlines
 has a group of RECTANGLE and one of POLYGON. Each group carries the scores as a measurement and the model as its
 algorithm. The standard has no place for ids of single annotations: they are, in the order of the annotations, one a
 line in the private element (0077,xx01) of the group, creator `wsi-detect`.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from wsi_detect import __version__
 from wsi_detect.artifact import atomic
-from wsi_detect.errors import ConfigError, MissingExtraError, UnsupportedSlideError
+from wsi_detect.errors import ConfigError, MissingExtraError, MissingSlideError, UnsupportedSlideError
 from wsi_detect.exports import columns, dicom_codes
 from wsi_detect.slides.reader import SlideInfo
 from wsi_detect.stitching.cell_map import CellMap
@@ -78,6 +78,7 @@ def write(cells: CellMap, path: Path, *, source: Path | None = None, date: str =
 
     Raises:
         MissingExtraError: highdicom is not installed.
+        MissingSlideError: there is no file `source`.
         UnsupportedSlideError: `source` is no DICOM file of a whole slide, or not of this slide's size.
         ConfigError: the date is none.
     """
@@ -108,11 +109,19 @@ def write(cells: CellMap, path: Path, *, source: Path | None = None, date: str =
         content_time="000000",
         specific_character_set="ISO_IR 192",
     )
-    del annotations.InstanceCreationDate, annotations.InstanceCreationTime
-    annotations.CodingSchemeIdentificationSequence = [_scheme()]
+    _settle(annotations)
     with atomic(path) as partial:
         annotations.save_as(partial, enforce_file_format=True)
     return path
+
+
+def _settle(annotations: "Dataset") -> None:
+    """Take the time of writing out, which would make equal cells differ; add what highdicom has no argument for."""
+    del annotations.InstanceCreationDate, annotations.InstanceCreationTime
+    for equipment in annotations.ContributingEquipmentSequence:
+        del equipment.ContributionDateTime
+    annotations.BodyPartExamined = "CERVIX"
+    annotations.CodingSchemeIdentificationSequence = [_scheme()]
 
 
 def _groups(cells: CellMap) -> Iterator[_Group]:
@@ -177,11 +186,8 @@ def _image(slide: SlideInfo, source: Path | None) -> "Dataset":
     image = Dataset()
     for name in _LEFT_EMPTY:
         setattr(image, name, "")
-    if source is None:
-        found = {name: _uid(name, slide.slide_id) for name in _UIDS}
-    else:
-        found = _read_uids(source, slide)
-    for name, value in found.items():
+    uids = {name: _uid(name, slide.slide_id) for name in _UIDS} if source is None else _read_uids(source, slide)
+    for name, value in uids.items():
         setattr(image, name, value)
     image.SOPClassUID, image.Modality = _WHOLE_SLIDE, "SM"
     image.FrameOfReferenceUID = _uid("frame of reference", slide.slide_id)  # asked for, not written
@@ -190,6 +196,7 @@ def _image(slide: SlideInfo, source: Path | None) -> "Dataset":
 
 def _read_uids(source: Path, slide: SlideInfo) -> dict[str, str]:
     from pydicom import dcmread
+    from pydicom.uid import UID
 
     wanted = [*_UIDS, "SOPClassUID", *_SIZE]
     try:
@@ -199,8 +206,10 @@ def _read_uids(source: Path, slide: SlideInfo) -> dict[str, str]:
             tags = dcmread(stream, stop_before_pixels=True, specific_tags=list(wanted))
             kind, *found = (str(tags[name].value) for name in ("SOPClassUID", *_UIDS))
             size = tuple(int(tags[name].value) for name in _SIZE)
+            if not all(UID(uid).is_valid for uid in found):
+                raise ValueError("not a UID")
     except FileNotFoundError:
-        raise
+        raise MissingSlideError(f"{source} does not exist; give the DICOM file of the slide's level 0") from None
     # A broken header fails in any of a dozen ways, and the text of the error may quote it: it is not told.
     except Exception as error:
         raise UnsupportedSlideError(
@@ -254,5 +263,6 @@ def _scheme() -> "Dataset":
 
 
 def _long_string(text: str) -> str:
-    """Fit text into DICOM's LO: 64 characters, none of them a control character or a backslash."""
-    return "".join(c for c in text.replace("\\", "/") if c.isprintable())[:_LONG_STRING]
+    """Fit text into DICOM's LO: no control character or backslash, and 64 characters, which pydicom takes for bytes."""
+    clean = "".join(c for c in text.replace("\\", "/") if c.isprintable())
+    return clean.encode()[:_LONG_STRING].decode(errors="ignore")
