@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import shapely
+from highdicom.ann import annread
 from PIL import Image
 
 from wsi_detect.annotations import IMPORTERS
@@ -172,6 +173,15 @@ def read_asap(path):
     return found
 
 
+def read_dicom(path):
+    found = []
+    for group in annread(path).AnnotationGroupSequence:
+        ids = group.private_block(0x0077, "wsi-detect")[0x01].value.split("\n")
+        boxes = [Box(*ring.min(axis=0).tolist(), *ring.max(axis=0).tolist()) for ring in group.get_graphic_data("2D")]
+        found += [ReadCell(cell_id, group.label, box) for cell_id, box in zip(ids, boxes, strict=True)]
+    return found
+
+
 def read_sqlite(path):
     with closing(sqlite3.connect(path)) as base:
         base.row_factory = sqlite3.Row
@@ -186,6 +196,7 @@ READ_BACK = {
     "geoparquet": read_geoparquet,
     "coco": read_coco,
     "asap": read_asap,
+    "dicom": read_dicom,
     "sqlite": read_sqlite,
     **dict.fromkeys(PICTURES),
 }

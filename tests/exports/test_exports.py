@@ -38,6 +38,7 @@ def test_every_format_carries_the_same_ids(cell_map, ids, tmp_path):
         "geoparquet": "cells.geo.parquet",
         "coco": "cells.json",
         "asap": "cells.xml",
+        "dicom": "cells.dcm",
         "sqlite": "cells.sqlite",
         "heatmap": "cells.heatmap.tif",
         "heatmap_png": "cells.heatmap.png",

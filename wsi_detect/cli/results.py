@@ -44,7 +44,7 @@ def export(
 ) -> None:
     """Write the cells for other programs.
 
-    Formats: geojson (QuPath), csv, parquet, geoparquet, coco, asap, sqlite, heatmap, heatmap_png.
+    Formats: geojson (QuPath), csv, parquet, geoparquet, coco, asap, dicom, sqlite, heatmap, heatmap_png.
 
     Example: wsi-detect export work/S0123456789 --format geojson,csv --set export.max_cells_per_file=100000
     """

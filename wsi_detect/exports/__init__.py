@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from wsi_detect.exports import asap, coco, geojson, geoparquet, heatmap, sqlite_table, table
+from wsi_detect.exports import asap, coco, dicom, geojson, geoparquet, heatmap, sqlite_table, table
 
 Exporter = Callable[..., Path]
 
@@ -20,6 +20,7 @@ EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
         "geoparquet": geoparquet.write,
         "coco": coco.write,
         "asap": asap.write,
+        "dicom": dicom.write,
         "sqlite": sqlite_table.write,
         "heatmap": heatmap.write_tiff,
         "heatmap_png": heatmap.write_png,

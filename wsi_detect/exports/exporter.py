@@ -13,6 +13,7 @@ from wsi_detect.config import Config
 from wsi_detect.errors import ConfigError
 from wsi_detect.exports import EXPORTERS, PICTURES
 from wsi_detect.exports.density import WINDOW_UM
+from wsi_detect.exports.dicom import NO_DATE
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.taxonomy import cell_class
 
@@ -41,12 +42,16 @@ class ExportConfig(Config):
         max_cells_per_file: cells of one GeoJSON file; more become `cells-001.geojson` and so on. None: one file.
         heatmap_window_um: side of the square in which cells are counted for a heat map.
         heatmap_labels: classes a heat map counts; None: all abnormal ones.
+        dicom_source: the slide's DICOM file, to whose study and image DICOM annotations then refer.
+        dicom_date: Content Date of DICOM annotations, eight digits; None: one that means nobody gave one.
     """
 
     gzip: bool = False
     max_cells_per_file: int | None = Field(None, ge=1)
     heatmap_window_um: float = Field(WINDOW_UM, gt=0)
     heatmap_labels: tuple[str, ...] | None = Field(None, min_length=1)
+    dicom_source: Path | None = None
+    dicom_date: str | None = Field(None, pattern="^[0-9]{8}$", coerce_numbers_to_str=True)
 
     @field_validator("heatmap_labels")
     @classmethod
@@ -107,6 +112,8 @@ def _endings(name: str) -> tuple[str, ...]:
 def _options(name: str, config: ExportConfig) -> Mapping[str, Any]:
     if name == "geojson":
         return {"max_cells_per_file": config.max_cells_per_file}
+    if name == "dicom":
+        return {"source": config.dicom_source, "date": config.dicom_date or NO_DATE}
     if name in PICTURES:
         return {"window_um": config.heatmap_window_um, "labels": config.heatmap_labels}
     return {}
