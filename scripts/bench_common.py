@@ -82,20 +82,26 @@ def rates(cases: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, fl
     return found | {f"{name}/wall": statistics.median(walls[name][-rounds:]) for name in cases}
 
 
-def in_child(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, float]:
+def in_child(
+    script: str, *arguments: str, environment: Mapping[str, str] | None = None, timeout_s: float | None = None
+) -> dict[str, float]:
     """Run a script of this folder in a process of its own; return the JSON object in the last line it prints.
 
     Args:
         script: its file name.
         arguments: its command line.
         environment: variables to set besides those of this process.
+        timeout_s: how long it may take.
 
     Raises:
         RuntimeError: it failed; the text is what it printed.
+        TimeoutExpired: it took longer, and was ended.
     """
     command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
     variables = {**os.environ, **(environment or {})}
-    done = subprocess.run(command, capture_output=True, text=True, env=variables)  # noqa: S603 - our own script
+    done = subprocess.run(  # noqa: S603 - our own script
+        command, capture_output=True, text=True, env=variables, timeout=timeout_s
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
     return {name: float(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}

@@ -1,133 +1,173 @@
-"""Measure the stitcher on painted boxes: cells lost and doubled against jitter, and time.
+"""Measure the stitcher beside others: time and memory by number of boxes, cells lost and doubled on known truth.
 
-    python scripts/bench_stitching.py --quick --json FILE
+    python scripts/bench_stitching.py --json build/bench/stitching.json
+    python scripts/bench_stitching.py --read build/bench/stitching.json --docs docs
 
-A detector that sees every cell, and every piece of a cell that a patch shows, reports boxes whose four sides are off
-by up to ±jitter px (uniform, independent in every patch). One setting; real detectors err in other ways.
+The second line writes tables and plot into the documents, from figures measured before. Every case of time runs in a
+process of its own. A program that would take longer than `--limit` seconds, by what it took for fewer boxes, is left
+out from there on: its place in the table says "over".
 """
 
-import argparse
+import ctypes
+import gc
 import json
+import resource
+import statistics
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from subprocess import TimeoutExpired
 
-import numpy as np
-from numpy.typing import NDArray
+from bench_common import emit, in_child, judge, machine, parser, peak_mb, ratios
+from stitching_peers import PEERS, installed
+from stitching_quality import quality
+from stitching_scenes import scene_of_size
+from stitching_tables import show, write_docs
 
-from wsi_detect.stitching import nms, ownership
-from wsi_detect.stitching.stitcher import StitchingConfig
-from wsi_detect.tiling.grid import TileGrid
-
-Floats = NDArray[np.float64]
-Index = NDArray[np.int64]
-WIDTH = HEIGHT = 12_000
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What patches report of painted cells: boxes (N, 4) slide px, patch (N,), truth (N,), score (N,)."""
-
-    boxes: Floats
-    patch: Index
-    truth: Index
-    score: Floats
+SIZES = (10_000, 100_000, 1_000_000, 3_000_000)
+SCENES = ("uniform", "crowded")
+#: A child may hold this much; a program that compares every box with every other asks for hundreds of GB.
+_MOST_MEMORY = 9 << 30
+_SET_UP_S = 180
 
 
-def paint(number: int, smallest: float, largest: float, clumped: float, rng: np.random.Generator) -> Floats:
-    """Boxes (number, 4): cells at random places, a share of them beside another cell, pairwise IoU 0.3 to 0.6."""
-    single = number - round(number * clumped)
-    size = rng.uniform(smallest, largest, (single, 2))
-    corner = rng.uniform(0, 1, (single, 2)) * ([WIDTH, HEIGHT] - size)
-    boxes = np.hstack([corner, corner + size])
-    host = boxes[rng.choice(single, number - single, replace=False)]
-    side = host[:, 2:] - host[:, :2]
-    iou = rng.uniform(0.3, 0.6, len(host))
-    # Two equal boxes shifted by a fraction d of the side along one axis have IoU (1 - d) / (1 + d).
-    shift = (1 - iou) / (1 + iou) * rng.choice([-1, 1], len(host))
-    along = rng.integers(0, 2, len(host))
-    step = np.zeros_like(side)
-    step[np.arange(len(host)), along] = shift * side[np.arange(len(host)), along]
-    moved = host + np.hstack([step, step])
-    fits = (moved >= 0).all(axis=1) & (moved[:, 2] <= WIDTH) & (moved[:, 3] <= HEIGHT)
-    return np.vstack([boxes, moved[fits]])
+def measure(name: str, kind: str, size: int, rounds: int) -> dict[str, float]:
+    """Measure one program on one scene, in this process.
+
+    Returns:
+        cpu, wall: seconds of merging, medians; prepare: CPU seconds to make what the program takes; mb: memory that
+        merging adds at its peak; prepare_mb: memory of what it takes; detections; cells.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
+    entry = PEERS[name]
+    # The first call imports and compiles.
+    entry.merge(entry.prepare(scene_of_size(kind, 1000)))
+    scene = scene_of_size(kind, size)
+    before = _settled_mb()
+    start = time.process_time()
+    prepared = entry.prepare(scene)
+    prepare = time.process_time() - start
+    ready = _settled_mb()
+    cpu, wall = [], []
+    peak = kept = 0.0
+    while len(cpu) < rounds and sum(wall) < 20:
+        started, clock = time.process_time(), time.perf_counter()
+        kept = len(entry.merge(prepared))
+        cpu.append(time.process_time() - started)
+        wall.append(time.perf_counter() - clock)
+        peak = peak or peak_mb()
+    return {
+        "cpu": statistics.median(cpu),
+        "wall": statistics.median(wall),
+        "prepare": prepare,
+        "mb": peak - ready,
+        "prepare_mb": max(ready - before, 0.0),
+        "detections": len(scene.boxes),
+        "cells": kept,
+    }
 
 
-def show(cells: Floats, grid: TileGrid, jitter: float, cut_high: bool, rng: np.random.Generator) -> Scene:
-    """What each patch reports of the cells: their visible part, jittered, with a random score."""
-    parts = []
-    for patch, window in enumerate(grid.boxes()):
-        low, high = window[[0, 1, 0, 1]], window[[2, 3, 2, 3]]
-        near = np.flatnonzero((cells[:, :2] < window[2:]).all(axis=1) & (cells[:, 2:] > window[:2]).all(axis=1))
-        seen = np.clip(cells[near], low, high)
-        cut = (seen != cells[near]).any(axis=1)
-        boxes = np.clip(seen + rng.uniform(-jitter, jitter, seen.shape), low, high)
-        valid = (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
-        score = rng.uniform(0.3, 0.9, len(near))
-        score[cut & cut_high] = 0.95
-        parts.append((boxes[valid], np.full(valid.sum(), patch), near[valid], score[valid].round(3)))
-    return Scene(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+def _settled_mb() -> float:
+    """Give freed memory back to the system and forget the peak so far; the memory held then, MB."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_mb()
 
 
-def merge(scene: Scene, grid: TileGrid, config: StitchingConfig) -> tuple[Index, float]:
-    """Truth of every founding view, and seconds."""
-    start = time.perf_counter()
-    views = ownership.view(
-        scene.boxes,
-        scene.patch,
-        grid,
-        core_margin_px=config.jitter * grid.overlap,
-        cut_margin_px=config.cut_margin_px,
-    )
-    label = np.zeros(len(scene.truth), dtype=np.int64)
-    founder = nms.suppress(views, nms.rank(views, scene.score, label), None, iou=config.iou, ios=config.ios)
-    seconds = time.perf_counter() - start
-    return scene.truth[founder == np.arange(len(founder))], seconds
+def timings(sizes: Iterable[int], rounds: int, limit_s: float) -> dict[str, float]:
+    """Measure every program that is installed on every scene: `<figure>/<scene>/<boxes>/<program>` → number."""
+    found: dict[str, float] = {}
+    programs = installed()
+    for kind in SCENES:
+        took: dict[str, list[tuple[int, float]]] = {name: [] for name in programs}
+        for size in sizes:
+            for name, before in took.items():
+                figures = None if _expected(before, size) > limit_s else _measured(name, kind, size, rounds, limit_s)
+                before.append((size, figures["cpu"] if figures else float("inf")))
+                if figures is None:
+                    print(f"{kind}, {size:,} boxes, {name}: over")
+                    continue
+                print(f"{kind}, {size:,} boxes, {name}: {figures['cpu']:.3g} s, {figures['mb']:.0f} MB")
+                found |= {f"{figure}/{kind}/{size}/{name}": value for figure, value in figures.items()}
+    return found
 
 
-def errors(config: StitchingConfig, case: dict[str, float], seeds: int, number: int) -> dict[str, float]:
-    """Cells lost and doubled over some seeds of one case."""
-    cells_in = lost = doubled = 0
-    for seed in range(seeds):
-        rng = np.random.default_rng(seed)
-        cells = paint(number, case["smallest"], case["largest"], case["clumped"], rng)
-        grid = TileGrid(WIDTH, HEIGHT, int(case["patch"]), int(case["overlap"]))
-        scene = show(cells, grid, case["jitter"], bool(case["cut_high"]), rng)
-        found = np.bincount(merge(scene, grid, config)[0], minlength=len(cells))
-        cells_in, lost, doubled = (
-            cells_in + len(cells),
-            lost + int((found == 0).sum()),
-            doubled + int((found > 1).sum()),
-        )
-    return {**case, "cells": cells_in, "lost": lost, "doubled": doubled}
+def _measured(name: str, kind: str, size: int, rounds: int, limit_s: float) -> dict[str, float] | None:
+    """Measure in a child; None if it takes too long or wants more memory than there is."""
+    case = ("--case", name, kind, str(size), str(rounds))
+    environment = {"OMP_NUM_THREADS": "1"}
+    try:
+        return in_child("bench_stitching.py", *case, environment=environment, timeout_s=_SET_UP_S + limit_s)
+    except TimeoutExpired:
+        return None
+    except RuntimeError as error:
+        if "MemoryError" in str(error) or "exit -9" in str(error) or "allocate" in str(error):
+            return None
+        raise
 
 
-def cases(jitters: list[float]) -> list[dict[str, float]]:
-    """The scenes measured: patch 512, overlap as large as the largest cell, cells alone and in clumps."""
-    base = {"patch": 512, "overlap": 80, "smallest": 20, "largest": 80, "cut_high": 1}
-    return [{**base, "clumped": clumped, "jitter": jitter} for clumped in (0.0, 0.4) for jitter in jitters]
+def _expected(before: list[tuple[int, float]], size: int) -> float:
+    """Seconds to expect, by how time grew over the last two sizes; at least as many times as there are more boxes."""
+    if not before:
+        return 0.0
+    (last, seconds), growth = before[-1], 1.0
+    if len(before) > 1 and seconds < float("inf"):
+        growth = max((seconds / before[-2][1]) / (last / before[-2][0]), 1.0)
+    return seconds * size / last * growth
+
+
+def goals(figures: Mapping[str, float]) -> list[str]:
+    """Hold the figures against what was asked of the stitcher."""
+
+    def one(figure: str, name: str, size: int = 1_000_000) -> float | None:
+        return figures.get(f"{figure}/uniform/{size}/{name}")
+
+    lines = []
+    mine, ours_ready = one("cpu", "ours"), one("prepare", "ours")
+    nms = {name: one("cpu", name) for name in PEERS if name.startswith("SAHI NMS")}
+    fastest = min((name for name, value in nms.items() if value), key=lambda name: nms[name] or 0.0, default=None)
+    if mine and ours_ready and fastest:
+        merged, ready = nms[fastest] or 0.0, one("prepare", fastest) or 0.0
+        lines.append(judge(f"{fastest} / ours, with preparation", (merged + ready) / (mine + ours_ready), 20, 20))
+        lines.append(judge(f"{fastest} / ours, without", merged / mine, 10, 10))
+    pairs = [("STRtree / ours", "cpu/uniform/1000000/STRtree", "cpu/uniform/1000000/ours")]
+    lines += [judge(name, value, 2, 2) for name, value in ratios(figures, pairs).items()]
+    large = one("cpu", "ours", 3_000_000)
+    if mine and large:
+        lines.append(judge("3.5 x our time at 1,000,000 / at 3,000,000", 3.5 * mine / large, 1, 1))
+    added = [(name, one("mb", name)) for name in ("ours", "ours, files")]
+    lines += [judge(f"300 MB / memory added by {name}", 300 / value, 1, 1) for name, value in added if value]
+    return lines
 
 
 def main() -> None:
-    """Print one line a case; `--json` keeps them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer seeds, fewer jitters")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
-    config = StitchingConfig()
-    rows = []
-    for case in cases([0, 2, 5] if options.quick else [0, 1, 2, 3, 4, 5]):
-        rows.append(errors(config, case, seeds=2 if options.quick else 5, number=10_000))
-        print(rows[-1])
-    rng = np.random.default_rng(0)
-    number = 30_000 if options.quick else 200_000
-    grid = TileGrid(WIDTH, HEIGHT, 1024, 256)
-    scene = show(paint(number, 20, 40, 0.0, rng), grid, 1.0, False, rng)
-    seconds = merge(scene, grid, config)[1]
-    rows.append({"detections": len(scene.truth), "seconds": round(seconds, 3)})
-    print(rows[-1])
-    if options.json:
-        options.json.write_text(json.dumps({"config": config.model_dump(), "rows": rows}, indent=1) + "\n")
+    """Print tables and goals; `--json` keeps the figures."""
+    if sys.argv[1:2] == ["--case"]:
+        name, kind, size, rounds = sys.argv[2:]
+        print(json.dumps(measure(name, kind, int(size), int(rounds))))
+        return
+    options = parser(__doc__)
+    options.add_argument("--limit", type=float, default=30, help="seconds a program may take")
+    options.add_argument("--only", choices=("time", "quality"), help="measure one half")
+    options.add_argument("--read", type=Path, help="take the figures from here instead of measuring")
+    options.add_argument("--docs", type=Path, help="write tables and plot into stitching.md and img/ of this folder")
+    given = options.parse_args()
+    figures: dict[str, float] = json.loads(given.read.read_text()) if given.read else {}
+    halves: dict[str, Callable[[], dict[str, float]]] = {
+        "time": lambda: timings(SIZES[:1] if given.quick else SIZES, 1 if given.quick else 3, given.limit),
+        "quality": lambda: quality(given.quick),
+    }
+    for name, half in halves.items():
+        if not given.read and given.only in (None, name):
+            figures |= half()
+            emit(figures, given.json)
+    print(f"\n{machine()}\n")
+    print("\n\n".join(show(figures).values()))
+    print("\n".join(["", *goals(figures)]))
+    if given.docs:
+        write_docs(figures, given.docs)
 
 
 if __name__ == "__main__":

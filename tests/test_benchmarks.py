@@ -13,6 +13,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 EXPECTED = {
     "bench_slides.py": "sparse/tiles",
     "bench_tiling.py": "tile/verbatim/wall",
+    "bench_stitching.py": "cpu/crowded/10000/ours",
     "bench_store.py": "",
     "bench_loader.py": "",
 }
