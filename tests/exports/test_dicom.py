@@ -22,7 +22,7 @@ from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.taxonomy import CLASSES
 from wsi_detect.testing.dicom import CANARY, write_dicom
 
-#: dciodvfy of 2022 says this of every file with 2D coordinates, though none has the attribute it names.
+#: dciodvfy of 2022 says this of each group with 2D coordinates, though it has not the attribute that is named.
 NOT_THERE = "CommonZCoordinateValue"
 
 
