@@ -191,7 +191,10 @@ class _Run:
     def make(self, slide: SlideReader) -> None:
         """Make them all."""
         blank = blank_tiles(self._plan, slide)
-        threads = min(self._way.threads, len(self._spans))
+        config = self._plan.config
+        # Copying is a few calls a tile, between which threads only wait for each other.
+        copies = self._plan.codec == "jpeg_tiles" and not (config.quality or config.check_tiles)
+        threads = 1 if copies else min(self._way.threads, len(self._spans))
         if threads <= 1:
             self._work(nullcontext(slide), blank)
             return
