@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -133,14 +133,37 @@ def read_table(path: Path, schema: pa.Schema, groups: Callable[[pq.FileMetaData]
         DamagedArtifactError: it is not Parquet, or columns are missing or of another type.
         SchemaVersionError: it was written under another version.
     """
+    with open_table(path, schema) as file:
+        return file.read() if groups is None else file.read_row_groups(groups(file.metadata))
+
+
+@contextmanager
+def open_table(path: Path, schema: pa.Schema, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
+    """Open a table to read parts of it, and hold it against its schema.
+
+    Args:
+        path: the Parquet file.
+        schema: what its columns must be.
+        dictionaries: columns of text to be read as dictionaries.
+
+    Raises:
+        MissingArtifactError, DamagedArtifactError, SchemaVersionError: as `read_table`, whenever they show.
+    """
     if not path.exists():
         raise MissingArtifactError(f"{path} is missing; run the stage that writes it again")
     try:
-        with pq.ParquetFile(path) as file:
-            _check_schema(path, file.schema_arrow, schema)
-            return file.read() if groups is None else file.read_row_groups(groups(file.metadata))
+        with pq.ParquetFile(path, read_dictionary=list(dictionaries)) as file:
+            _check_schema(path, file.schema_arrow, _with_dictionaries(schema, dictionaries))
+            yield file
     except (pa.ArrowException, OSError) as error:
         raise DamagedArtifactError(f"{path} cannot be read as Parquet ({error}); delete it and run again") from error
+
+
+def _with_dictionaries(schema: pa.Schema, names: Sequence[str]) -> pa.Schema:
+    for name in names:
+        kind = pa.dictionary(pa.int32(), schema.field(name).type)
+        schema = schema.set(schema.get_field_index(name), schema.field(name).with_type(kind))
+    return schema
 
 
 def _check_schema(path: Path, found: pa.Schema, expected: pa.Schema) -> None:

@@ -81,6 +81,8 @@ PATCHES = _table(
 )
 
 #: One row a cell of a slide. `cell_id` is a UUID derived from slide, model, box and class: the same in every export.
+#: `members`, where they were asked for, are the numbers of the detections that are views of the cell: their places
+#: when all detections of the slide are sorted by patch_id, y0, x0, y1, x1, label, falling score.
 CELLS = _table(
     _field("cell_id", pa.string()),
     _field("slide_id", pa.string()),
@@ -90,6 +92,7 @@ CELLS = _table(
     _field("class_scores", pa.list_(pa.float32()), null=True),
     _field("support", pa.int32()),
     _field("geometry", pa.binary(), null=True),
+    _field("members", pa.list_(pa.int64()), null=True),
 )
 
 #: One row a figure. `label` is a class name or an aggregate such as `mean`; null value means "not defined here".

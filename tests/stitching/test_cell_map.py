@@ -50,6 +50,7 @@ def map_of(boxes, *, info=None, seed=0):
         "class_scores": pa.nulls(number, pa.list_(pa.float32())),
         "support": np.ones(number, np.int32),
         "geometry": pa.nulls(number, pa.binary()),
+        "members": pa.nulls(number, pa.list_(pa.int64())),
     }
     return CellMap(info or slide(), pa.table(columns, schema=schema.CELLS), (), "m")
 

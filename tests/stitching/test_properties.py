@@ -1,12 +1,11 @@
 """What must hold of the stitcher whatever the slide, the grid and the order: each function a property."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stitch_scenes import BOX, Scene, boxes_of, by_box, detections, in_order, paint, show
 
 from wsi_detect import artifact, schema
 from wsi_detect.geometry import box_iou
@@ -14,67 +13,8 @@ from wsi_detect.stitching import nms, ownership
 from wsi_detect.stitching.stitcher import StitchingConfig, stitch
 from wsi_detect.tiling.grid import TileGrid
 
-NAMES = np.array(["NILM", "LSIL", "HSIL"])
-BOX = list(schema.BOX_COLUMNS)
 CONFIG = StitchingConfig()
 few = settings(max_examples=15, deadline=None, derandomize=True)
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Painted cells, and what the patches of a grid say of them; `truth` is the cell each detection shows."""
-
-    cells: np.ndarray
-    kinds: np.ndarray
-    table: pa.Table
-    truth: np.ndarray
-
-
-def paint(rng: np.random.Generator, width: int, height: int, largest: int, number: int) -> np.ndarray:
-    """Boxes of 8 px to `largest`, most of them in clumps; no two have an IoU above 0.6."""
-    side = rng.integers(8, largest + 1, (number, 2))
-    corner = np.floor(rng.random((number, 2)) * ([width, height] - side))
-    # Every other box starts near the one before, so that clumps form wherever boxes are, seams included.
-    corner[1::2] = np.floor(corner[: number - number % 2 : 2] + rng.integers(-10, 11, (number // 2, 2)))
-    boxes = np.hstack([corner, corner + side]).astype(np.float64)
-    boxes = boxes[(boxes[:, :2] >= 0).all(axis=1) & (boxes[:, 2] <= width) & (boxes[:, 3] <= height)]
-    overlap = np.triu(box_iou(boxes, boxes) > 0.6, k=1)
-    return boxes[~overlap.any(axis=0)]
-
-
-def show(cells: np.ndarray, grid: TileGrid, rng: np.random.Generator, jitter: float = 0.0) -> Scene:
-    """A detector that sees every piece of every cell in every patch."""
-    kinds = rng.integers(0, len(NAMES), len(cells))
-    parts = []
-    for patch, window in enumerate(grid.boxes()):
-        low, high = window[[0, 1, 0, 1]], window[[2, 3, 2, 3]]
-        boxes = np.clip(np.clip(cells, low, high) + rng.uniform(-jitter, jitter, cells.shape), low, high)
-        shown = (cells[:, :2] < high[2:]).all(axis=1) & (cells[:, 2:] > low[:2]).all(axis=1)
-        near = np.flatnonzero(shown & (boxes[:, :2] < boxes[:, 2:]).all(axis=1))
-        parts.append((boxes[near], np.full(len(near), patch), near))
-    boxes, patch, truth = (np.concatenate(column) for column in zip(*parts, strict=True))
-    score = np.where(rng.random(len(truth)) < 0.5, 0.9, rng.random(len(truth)).round(2))
-    return Scene(cells, kinds, detections(boxes, patch, NAMES[kinds[truth]], score), truth)
-
-
-def detections(boxes: np.ndarray, patch: np.ndarray, label: np.ndarray, score: np.ndarray) -> pa.Table:
-    columns = {
-        "slide_id": ["S1"] * len(boxes),
-        "patch_id": patch.astype(np.int64),
-        **dict(zip(BOX, boxes.T, strict=True)),
-        "label": label.tolist(),
-        "score": score.astype(np.float32),
-        "class_scores": pa.nulls(len(boxes), pa.list_(pa.float32())),
-    }
-    return pa.table(columns, schema=schema.DETECTIONS)
-
-
-def boxes_of(table: pa.Table) -> np.ndarray:
-    return np.column_stack([table[name].to_numpy() for name in BOX])
-
-
-def in_order(boxes: np.ndarray) -> np.ndarray:
-    return boxes[np.lexsort((boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1]))]
 
 
 def founders(scene: Scene, grid: TileGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +40,7 @@ def test_a_perfect_detector_gives_exactly_the_painted_cells(patch, seed, largest
     grid = TileGrid(1500 + extra[0], 1300 + extra[1], patch, largest + slack)
     scene = show(paint(rng, grid.width, grid.height, largest, 400), grid, rng)
     result = stitch(scene.table, grid, CONFIG, model_id="m")
-    assert boxes_of(result).tolist() == in_order(scene.cells).tolist()
+    assert in_order(boxes_of(result)) == in_order(scene.cells)
 
 
 @pytest.mark.parametrize(("patch", "overlap"), [(256, 200), (512, 400), (1000, 700), (256, 64)])
@@ -109,7 +49,7 @@ def test_a_perfect_detector_is_exact_when_most_of_a_patch_overlaps(patch, overla
     grid = TileGrid(1111, 1001, patch, overlap)
     scene = show(paint(rng, grid.width, grid.height, 64, 300), grid, rng)
     result = stitch(scene.table, grid, CONFIG, model_id="m")
-    assert boxes_of(result).tolist() == in_order(scene.cells).tolist()
+    assert in_order(boxes_of(result)) == in_order(scene.cells)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -154,8 +94,9 @@ def test_shifting_the_slide_shifts_the_cells(seed, columns, rows):
     label, score = np.array(scene.table["label"].to_pylist()), scene.table["score"].to_numpy()
     # Whole numbers of sixteenths add exactly, so that only the place changes.
     boxes = np.round(boxes * 16) / 16
-    here = stitch(detections(boxes, patch, label, score), grid, CONFIG, model_id="m")
-    there = stitch(detections(boxes + offset, patch + rows * width + columns, label, score), grid, CONFIG, model_id="m")
+    here = by_box(stitch(detections(boxes, patch, label, score), grid, CONFIG, model_id="m"))
+    moved = detections(boxes + offset, patch + rows * width + columns, label, score)
+    there = by_box(stitch(moved, grid, CONFIG, model_id="m"))
     assert boxes_of(there).tolist() == (boxes_of(here) + offset).tolist()
     assert there.select(["label", "score", "support"]).equals(here.select(["label", "score", "support"]))
 
@@ -214,31 +155,6 @@ def test_support_counts_the_patches_that_show_the_cell(seed):
     cells, windows = boxes_of(result), grid.boxes()
     shown = (cells[:, None, :2] < windows[None, :, 2:]).all(axis=2) & (cells[:, None, 2:] > windows[None, :, :2]).all(2)
     assert result["support"].to_pylist() == shown.sum(axis=1).tolist()
-
-
-def greedy(boxes: np.ndarray, score: np.ndarray, iou: float) -> list[int]:
-    """Non-maximum suppression of one image, box by box."""
-    order = sorted(range(len(boxes)), key=lambda k: (-score[k], *boxes[k][[1, 0, 3, 2]], k))
-    kept: list[int] = []
-    for k in order:
-        if all(box_iou(boxes[k : k + 1], boxes[j : j + 1])[0, 0] < iou for j in kept):
-            kept.append(k)
-    return kept
-
-
-@given(seed=st.integers(0, 2**32 - 1), number=st.integers(0, 60))
-@settings(max_examples=60, deadline=None, derandomize=True)
-def test_with_a_patch_for_each_detection_it_is_plain_suppression(seed, number):
-    rng = np.random.default_rng(seed)
-    corner = rng.integers(0, 60, (number, 2))
-    boxes = np.hstack([corner, corner + rng.integers(1, 40, (number, 2))]).astype(np.float64)
-    score = rng.integers(0, 5, number) / 4
-    everywhere, never = np.tile([0.0, 0.0, 200.0, 200.0], (number, 1)), np.zeros(number, dtype=bool)
-    patch = np.arange(number)
-    views = ownership.Views(boxes, everywhere, patch, owned=~never, cut=never, alone=never)
-    place = nms.rank(views, score, np.zeros(number, dtype=np.int64))
-    founder = nms.suppress(views, place, None, iou=0.5, ios=1.0)
-    assert sorted(set(founder.tolist())) == sorted(greedy(boxes, score, 0.5))
 
 
 def test_nothing_in_gives_a_typed_nothing():

@@ -237,19 +237,14 @@ def test_an_overlap_that_cannot_hold_the_largest_cell_is_refused_in_micrometres(
     assert not (tmp_path / "cells.parquet").exists()
 
 
-def test_cells_are_sorted_from_top_to_bottom():
-    rows = [
-        row(0, [30, 50, 40, 60]),
-        row(0, [10, 50, 20, 60]),
-        row(1, [130, 5, 140, 15]),
-        row(0, [10, 50, 20, 60], "HSIL"),
-    ]
-    assert [(cell[0][:2], cell[1]) for cell in cells_of(*rows)] == [
-        ([130, 5], "NILM"),
-        ([10, 50], "HSIL"),
-        ([10, 50], "NILM"),
-        ([30, 50], "NILM"),
-    ]
+def test_cells_lie_along_the_curve():
+    # Four quarters of a slide: down on the left, up on the right; equal boxes by class.
+    grid = TileGrid(width=160, height=160, patch=160, overlap=40)
+    corners = [(10, 10), (10, 90), (90, 90), (90, 10)]
+    rows = [row(0, [x, y, x + 20, y + 20], name) for x, y in corners[::-1] for name in ("NILM", "HSIL")]
+    result = stitch(artifact.table_of(rows, schema.DETECTIONS), grid, CONFIG, model_id="m").to_pylist()
+    found = [(cell["x0_px"], cell["y0_px"], cell["label"]) for cell in result]
+    assert found == [(x, y, name) for x, y in corners for name in ("HSIL", "NILM")]
 
 
 def test_pairs_are_found_whatever_the_sizes_of_boxes():
@@ -257,7 +252,7 @@ def test_pairs_are_found_whatever_the_sizes_of_boxes():
     corner = rng.random((300, 2)) * 1000
     boxes = np.hstack([corner, corner + rng.choice([1.0, 20.0, 900.0], (300, 2), p=[0.4, 0.55, 0.05])])
     patch = rng.integers(0, 5, 300)
-    first, second = overlapping(boxes, patch, np.arange(300))
+    first, second = overlapping(boxes.T, patch, np.arange(300))
     low, high = np.maximum(boxes[:, None, :2], boxes[None, :, :2]), np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     expected = np.argwhere(np.triu((low < high).all(axis=2) & (patch[:, None] != patch[None]), k=1))
     found = np.sort(np.column_stack([first, second]), axis=1)

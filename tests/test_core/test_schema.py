@@ -11,7 +11,7 @@ NAMES = {
     "index": "slide_id patch_id split coverage focus counts",
     "detections": "slide_id patch_id x0_px y0_px x1_px y1_px label score class_scores",
     "patches": "slide_id patch_id status reason coverage no_data unreadable focus stain crowding blood mucus",
-    "cells": "cell_id slide_id x0_px y0_px x1_px y1_px label score class_scores support geometry",
+    "cells": "cell_id slide_id x0_px y0_px x1_px y1_px label score class_scores support geometry members",
     "metrics": "metric label threshold value ci_low ci_high n",
 }
 

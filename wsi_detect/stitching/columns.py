@@ -1,6 +1,6 @@
-"""Tables as arrays and back: what the stitcher reads of detections, and what it adds to cells."""
+"""Detections as arrays: what the stitcher reads of a table, and what it refuses."""
 
-import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,40 +9,125 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from wsi_detect.errors import DamagedArtifactError, NonFiniteError
-from wsi_detect.schema import BOX_COLUMNS, CELLS
-from wsi_detect.taxonomy import gravity
+from wsi_detect.schema import BOX_COLUMNS
+from wsi_detect.taxonomy import CLASSES, gravity
+
+Index = NDArray[np.int64]
+Scores = NDArray[np.float32]
+
+#: A label is a place among these names; sorted, so that labels sort as their names do.
+NAMES = tuple(sorted(CLASSES))
+GRAVITIES = np.array([gravity(name) for name in NAMES], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a detector said of boxes.
+
+    Attributes:
+        score: (N,) float64.
+        label: (N,) places among `NAMES`.
+        class_scores: (N, K), a row of -inf where there are none; None if no box has any.
+        number: (N,) number of the detection, where it is asked for.
+    """
+
+    score: NDArray[np.float64]
+    label: Index
+    class_scores: Scores | None = None
+    number: Index | None = None
+
+    def take(self, index: Index) -> "Said":
+        """Return what was said of some of the boxes."""
+        return Said(
+            self.score[index],
+            self.label[index],
+            None if self.class_scores is None else self.class_scores[index],
+            None if self.number is None else self.number[index],
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["Said"]) -> "Said":
+        """Put parts behind each other."""
+        numbers = [part.number for part in parts if part.number is not None]
+        return cls(
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.label for part in parts]),
+            joined_scores([part.class_scores for part in parts], [len(part.score) for part in parts]),
+            np.concatenate(numbers) if numbers else None,
+        )
+
+
+def joined_scores(parts: Sequence[Scores | None], rows: Sequence[int]) -> Scores | None:
+    """Put class scores behind each other; parts of some rows may have none.
+
+    Raises:
+        DamagedArtifactError: parts differ in the number of classes.
+    """
+    widths = {part.shape[1] for part in parts if part is not None}
+    if not widths:
+        return None
+    _one_width(widths)
+    (width,) = widths
+    absent = -np.float32(np.inf)
+    return np.concatenate(
+        [np.full((n, width), absent) if part is None else part for part, n in zip(parts, rows, strict=True)]
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """The columns of a detections table as arrays: boxes (N, 4), the others (N,), class scores (N, K) or None."""
+    """The columns of a detections table as arrays: boxes (N, 4) xyxy in slide px, patch (N,), and what was said."""
 
     boxes: NDArray[np.float64]
-    patch: NDArray[np.int64]
-    score: NDArray[np.float64]
-    label: NDArray[np.int64]
-    names: tuple[str, ...]
-    gravity: NDArray[np.int64]
-    class_scores: NDArray[np.float32] | None
+    patch: Index
+    said: Said
+
+    def __len__(self) -> int:
+        return len(self.patch)
+
+    def take(self, index: Index | slice) -> "Detections":
+        """Return some of the rows."""
+        rows = np.arange(len(self))[index]
+        return Detections(self.boxes[rows], self.patch[rows], self.said.take(rows))
 
     @classmethod
     def of(cls, table: pa.Table) -> "Detections":
-        """Take a table apart; what is not finite is refused."""
-        boxes = np.column_stack([table[name].to_numpy() for name in BOX_COLUMNS]).reshape(-1, 4)
+        """Take a table apart.
+
+        Args:
+            table: rows of `schema.DETECTIONS`; labels may be a dictionary column.
+
+        Raises:
+            NonFiniteError: a box or a score is not finite; the message names the patch.
+            UnmappedLabelError: a label is not in the taxonomy.
+            DamagedArtifactError: rows differ in the number of class scores.
+        """
+        # Columns side by side in memory: each is read on its own.
+        sides = np.empty((4, table.num_rows))
+        for side, name in zip(sides, BOX_COLUMNS, strict=True):
+            side[:] = table[name].to_numpy()
         patch, score = table["patch_id"].to_numpy(), table["score"].to_numpy().astype(np.float64)
-        class_scores = _class_scores(table)
-        _refuse_non_finite(patch, np.isfinite(boxes).all(axis=1) & np.isfinite(score))
-        # Sorted, so that a label's number does not depend on the order of the rows.
-        names = tuple(sorted(pc.unique(table["label"]).to_pylist()))
-        label = pc.index_in(table["label"], value_set=pa.array(names, type=pa.string())).to_numpy().astype(np.int64)
-        return cls(boxes, patch, score, label, names, _gravities(names)[label], class_scores)
+        _refuse_non_finite(patch, np.isfinite(sides).all(axis=0) & np.isfinite(score))
+        return cls(sides.T, patch, Said(score, _labels(table["label"]), _class_scores(table)))
 
 
-def _gravities(names: tuple[str, ...]) -> NDArray[np.int64]:
-    return np.array([gravity(name) for name in names], dtype=np.int64)
+def _labels(column: pa.ChunkedArray) -> Index:
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    if not len(column):
+        return np.empty(0, dtype=np.int64)
+    coded = column.unify_dictionaries().combine_chunks()
+    found, code = coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False)
+    used = np.bincount(code, minlength=len(found)) > 0
+    places = {name: k for k, name in enumerate(NAMES)}
+    # A dictionary may hold names that no row has; only those of rows must be known.
+    known = [places[name] if gravity(name) >= 0 else -1 for name, seen in zip(found, used, strict=True) if seen]
+    place = np.zeros(len(found), dtype=np.int64)
+    place[used] = known
+    return np.asarray(place[code])
 
 
-def _refuse_non_finite(patch: NDArray[np.int64], finite: NDArray[np.bool_]) -> None:
+def _refuse_non_finite(patch: Index, finite: NDArray[np.bool_]) -> None:
     if finite.all():
         return
     bad = np.unique(patch[~finite])
@@ -53,40 +138,20 @@ def _refuse_non_finite(patch: NDArray[np.int64], finite: NDArray[np.bool_]) -> N
     )
 
 
-def _class_scores(table: pa.Table) -> NDArray[np.float32] | None:
-    """Class scores (N, K) with a row of -inf where there are none; None if no detection has any."""
+def _one_width(widths: set[int]) -> None:
+    if len(widths) > 1:
+        raise DamagedArtifactError(f"detections carry {sorted(widths)} class scores; one model gives one number")
+
+
+def _class_scores(table: pa.Table) -> Scores | None:
     column = table["class_scores"].combine_chunks()
     given = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
     if not len(given):
         return None
-    lengths = pc.unique(pc.list_value_length(column).drop_null()).to_pylist()
-    if len(lengths) > 1:
-        raise DamagedArtifactError(f"detections carry {sorted(lengths)} class scores; one model gives one number")
-    result = np.full((table.num_rows, lengths[0]), -np.inf, dtype=np.float32)
-    result[given] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(given), lengths[0])
+    widths = set(pc.unique(pc.list_value_length(column).drop_null()).to_pylist())
+    _one_width(widths)
+    result = np.full((table.num_rows, widths.pop()), -np.inf, dtype=np.float32)
+    result[given] = column.flatten().to_numpy(zero_copy_only=False).reshape(len(given), result.shape[1])
     finite = np.asarray(np.isfinite(result[given]).all(axis=1))
     _refuse_non_finite(table["patch_id"].to_numpy()[given], finite)
     return result
-
-
-def as_lists(class_scores: NDArray[np.float32] | None, rows: int) -> pa.Array:
-    """Return class scores (N, K) as a column of lists, null where a row is -inf or there are none at all."""
-    kind = CELLS.field("class_scores").type
-    if class_scores is None:
-        return pa.nulls(rows, kind)
-    width = class_scores.shape[1]
-    absent = pa.array(np.isneginf(class_scores).all(axis=1) & (width > 0))
-    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * width)
-    return pa.ListArray.from_arrays(offsets, pa.array(class_scores.ravel()), type=kind, mask=absent)
-
-
-def cell_ids(slide_id: str, model_id: str, found: list[str], boxes: NDArray[np.float64]) -> list[str]:
-    """Derive a UUID from slide, model, class and box, so that a cell has the same id in every export and every run."""
-    ids, seen = [], dict[str, int]()
-    for label, (x0, y0, x1, y1) in zip(found, boxes.tolist(), strict=True):
-        text = f"{slide_id}|{model_id}|{label}|{x0:.2f}|{y0:.2f}|{x1:.2f}|{y1:.2f}"
-        again = seen.get(text, 0)
-        seen[text] = again + 1
-        # A detector may report a box twice in one patch; ids stay unique all the same.
-        ids.append(str(uuid.uuid5(uuid.NAMESPACE_OID, f"{text}|{again}" if again else text)))
-    return ids

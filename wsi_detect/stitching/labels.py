@@ -32,7 +32,8 @@ def decide(group: Index, opinions: Opinions, *, margin: float) -> Index:
     """Choose the view of each cell whose class and score the cell takes: the clinical rule.
 
     The best score among whole views sets the bar; of all views that score at most `margin` less, the gravest class
-    wins, then a whole view, then the score. A view cut by an edge can thus raise the gravity but never lower it.
+    wins, then a whole view, then the score, then the total order. A view cut by an edge can thus raise the gravity
+    but never lower it.
 
     Args:
         group: (N,) cell of each view, 0 … G-1, each at least once.
@@ -48,9 +49,18 @@ def decide(group: Index, opinions: Opinions, *, margin: float) -> Index:
     np.maximum.at(whole, group[~cut], score[~cut])
     np.maximum.at(anyhow, group, score)
     bar = np.where(np.isfinite(whole), whole, anyhow) - margin - _EPSILON
-    order = np.lexsort((opinions.place, -score, cut, -opinions.gravity, score < bar[group], group))
-    _, start = np.unique(group[order], return_index=True)
-    return np.asarray(order[start])
+    left = np.flatnonzero(score >= bar[group])
+    for merit in (2 * opinions.gravity + ~cut, score, -opinions.place):
+        left = left[_is_best(group[left], merit[left], number)]
+    voice = np.empty(number, dtype=np.int64)
+    voice[group[left]] = left
+    return voice
+
+
+def _is_best(group: Index, merit: NDArray[np.float64] | Index, number: int) -> NDArray[np.bool_]:
+    best = np.full(number, merit.min(initial=0), dtype=merit.dtype)
+    np.maximum.at(best, group, merit)
+    return np.asarray(merit == best[group])
 
 
 def merge_class_scores(group: Index, class_scores: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,39 +1,69 @@
 """Who may found a cell: which patch owns a detection, and which detections a patch edge has cut."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wsi_detect.errors import StaleArtifactError
-from wsi_detect.geometry import Boxes, box_area
+from wsi_detect.geometry import Boxes
 from wsi_detect.tiling.grid import TileGrid
+
+Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """Detections as their patches saw them; every array has one entry a detection, lengths are slide px.
+    """Detections as their patches saw them; arrays have one entry a detection, lengths are slide px.
 
     Attributes:
-        boxes: (N, 4) xyxy, cut to the window of their patch.
-        windows: (N, 4) xyxy, the part of the slide the patch shows.
+        sides: (4, N) x0, y0, x1, y1, cut to the window of their patch.
         patch: (N,) row-major index of the patch in the grid.
         owned: (N,) the centre lies in the patch's core, grown by a margin; only such a view may found a cell.
-        cut: (N,) the box touches an edge beyond which the slide goes on: it may be a part of a cell.
+        edges: (N,) uint8, which edges of its patch, beyond which the slide goes on, the box touches: bit k for
+            side k. Such a box may be a part of a cell.
         alone: (N,) no other patch shows any of the box.
+        windows: (P, 4) xyxy, the part of the slide that each patch of the grid shows.
     """
 
-    boxes: Boxes
-    windows: Boxes
-    patch: NDArray[np.int64]
+    sides: Boxes
+    patch: Index
     owned: NDArray[np.bool_]
-    cut: NDArray[np.bool_]
+    edges: NDArray[np.uint8]
     alone: NDArray[np.bool_]
+    windows: Boxes
+
+    @property
+    def cut(self) -> NDArray[np.bool_]:
+        """Whether an edge may have cut the box: (N,)."""
+        return self.edges > 0
+
+    def take(self, index: Index) -> "Views":
+        """Return some of the views."""
+        return Views(
+            self.sides[:, index],
+            self.patch[index],
+            self.owned[index],
+            self.edges[index],
+            self.alone[index],
+            self.windows,
+        )
+
+    @classmethod
+    def join(cls, parts: Sequence["Views"]) -> "Views":
+        """Put views of one slide behind each other."""
+        return cls(
+            np.concatenate([part.sides for part in parts], axis=1),
+            np.concatenate([part.patch for part in parts]),
+            np.concatenate([part.owned for part in parts]),
+            np.concatenate([part.edges for part in parts]),
+            np.concatenate([part.alone for part in parts]),
+            parts[0].windows,
+        )
 
 
-def view(
-    boxes: Boxes, patch: NDArray[np.int64], grid: TileGrid, *, core_margin_px: float, cut_margin_px: float
-) -> Views:
+def view(boxes: Boxes, patch: Index, grid: TileGrid, *, core_margin_px: float, cut_margin_px: float) -> Views:
     """Say of each detection whether its patch owns it, and whether an edge has cut it.
 
     Cores partition the slide. A hard core loses a cell that each of two patches, a pixel apart in their opinion of
@@ -49,56 +79,90 @@ def view(
     Raises:
         StaleArtifactError: a patch is not in the grid, or a box lies outside its patch.
     """
-    _check(boxes, patch, grid)
-    windows = grid.boxes()[patch]
-    limit = np.array([grid.width, grid.height, grid.width, grid.height], dtype=np.float64)
-    seen = np.clip(boxes, windows[:, [0, 1, 0, 1]], windows[:, [2, 3, 2, 3]]) + 0.0
-    inner = np.column_stack([windows[:, :2] > 0, windows[:, 2:] < limit[2:]])
+    check_patches(patch, grid)
+    number = len(patch)
+    sides = np.empty((4, number))
+    owned, alone, inside = (np.ones(number, dtype=bool) for _ in range(3))
+    edges = np.zeros(number, dtype=np.uint8)
+    # Patches lie in rows and columns, so what bounds a box is known from its column along x and its row along y.
+    row, column = np.divmod(patch, grid.shape[1])
+    for axis, index in ((0, column), (1, row)):
+        bounds = _Bounds.of(grid, axis, core_margin_px)
+        low, high = boxes[:, axis], boxes[:, axis + 2]
+        corner = bounds.start[index]
+        inside &= (low <= corner + grid.patch + 1) & (high >= corner - 1)
+        window = bounds.low[index], bounds.high[index]
+        low, high = (np.minimum(np.maximum(side, window[0]), window[1]) + 0.0 for side in (low, high))
+        sides[axis], sides[axis + 2] = low, high
+        edges |= (low - bounds.inner_low[index] <= cut_margin_px).view(np.uint8) << np.uint8(axis)
+        edges |= (bounds.inner_high[index] - high <= cut_margin_px).view(np.uint8) << np.uint8(axis + 2)
+        centre = (low + high) / 2
+        owned &= (centre >= bounds.core_low[index]) & (centre <= bounds.core_high[index])
+        alone &= (low >= bounds.before[index]) & (high <= bounds.after[index])
+    _check_inside(inside, boxes, patch)
     # A box of no area shows nothing: it founds no cell and joins none.
-    empty = box_area(seen) == 0
-    return Views(
-        boxes=seen,
-        windows=windows,
-        patch=patch,
-        owned=_owned(seen, grid.cores()[patch], inner, core_margin_px) & ~empty,
-        cut=np.asarray((inner & (np.abs(seen - windows) <= cut_margin_px)).any(axis=1)),
-        alone=_alone(seen, patch, grid) | empty,
-    )
+    empty = (sides[2] - sides[0]) * (sides[3] - sides[1]) <= 0
+    return Views(sides, patch, owned & ~empty, edges, alone | empty, grid.boxes())
 
 
-def _owned(boxes: Boxes, cores: Boxes, inner: NDArray[np.bool_], margin: float) -> NDArray[np.bool_]:
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    # At the rim of the slide there is no neighbour to leave the cell to.
-    low = np.where(inner[:, :2], cores[:, :2] - margin, -np.inf)
-    high = np.where(inner[:, 2:], cores[:, 2:] + margin, np.inf)
-    return np.asarray(((centres >= low) & (centres <= high)).all(axis=1))
+@dataclass(frozen=True, slots=True)
+class _Bounds:
+    """What bounds boxes along one axis, an entry for each column (or row) of patches, slide px.
+
+    Attributes:
+        start: origin of the patches.
+        low, high: their window.
+        inner_low, inner_high: the same, infinitely far off where the slide ends.
+        core_low, core_high: the grown core; infinitely far off where the slide ends, for there is no neighbour to
+            leave a cell to.
+        before, after: how far the windows of neighbours reach.
+    """
+
+    start: Boxes
+    low: Boxes
+    high: Boxes
+    inner_low: Boxes
+    inner_high: Boxes
+    core_low: Boxes
+    core_high: Boxes
+    before: Boxes
+    after: Boxes
+
+    @classmethod
+    def of(cls, grid: TileGrid, axis: int, margin: float) -> "_Bounds":
+        step = slice(None, grid.shape[1]) if axis == 0 else slice(None, None, grid.shape[1])
+        start = grid.origins()[step, axis].astype(np.float64)
+        windows, cores = grid.boxes()[step], grid.cores()[step]
+        low, high = windows[:, axis], windows[:, axis + 2]
+        first, last = low <= 0, high >= (grid.width, grid.height)[axis]
+        return cls(
+            start=start,
+            low=low,
+            high=high,
+            inner_low=np.where(first, -np.inf, low),
+            inner_high=np.where(last, np.inf, high),
+            core_low=np.where(first, -np.inf, cores[:, axis] - margin),
+            core_high=np.where(last, np.inf, cores[:, axis + 2] + margin),
+            before=np.append(-np.inf, start[:-1] + grid.patch),
+            after=np.append(start[1:], np.inf),
+        )
 
 
-def _alone(boxes: Boxes, patch: NDArray[np.int64], grid: TileGrid) -> NDArray[np.bool_]:
-    """Whether a box touches no window but its own: windows of neighbours reach furthest along each axis."""
-    columns = grid.shape[1]
-    origins = grid.origins()
-    result = np.ones(len(patch), dtype=bool)
-    for axis, index in ((0, patch % columns), (1, patch // columns)):
-        starts = np.unique(origins[:, axis]).astype(np.float64)
-        before = np.concatenate([[-np.inf], starts[:-1] + grid.patch])
-        after = np.concatenate([starts[1:], [np.inf]])
-        result &= (boxes[:, axis] >= before[index]) & (boxes[:, axis + 2] <= after[index])
-    return result
-
-
-def _check(boxes: Boxes, patch: NDArray[np.int64], grid: TileGrid) -> None:
+def check_patches(patch: Index, grid: TileGrid) -> None:
+    """Refuse patches that are not in the grid."""
     foreign = (patch < 0) | (patch >= len(grid))
     if foreign.any():
         raise StaleArtifactError(
             f"patch {patch[foreign][0]} is not in the grid of {len(grid)} patches; "
             "these detections come from another tiling: run detect again"
         )
-    corner = grid.origins()[patch].astype(np.float64)
-    outside = (boxes[:, :2] > corner + grid.patch + 1) | (boxes[:, 2:] < corner - 1)
-    if outside.any():
-        worst = int(np.flatnonzero(outside.any(axis=1))[0])
-        raise StaleArtifactError(
-            f"patch {patch[worst]} holds a box {boxes[worst].tolist()} that lies outside it; "
-            "these detections come from another tiling: run detect again"
-        )
+
+
+def _check_inside(inside: NDArray[np.bool_], boxes: Boxes, patch: Index) -> None:
+    if inside.all():
+        return
+    worst = int(np.argmin(inside))
+    raise StaleArtifactError(
+        f"patch {patch[worst]} holds a box {boxes[worst].tolist()} that lies outside it; "
+        "these detections come from another tiling: run detect again"
+    )

@@ -1,0 +1,70 @@
+"""The definition of the stitcher, one view and one pair at a time: slow, and what the fast one must equal."""
+
+import numpy as np
+
+from wsi_detect.geometry import box_intersection
+
+
+def area(box):
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def common(a, b):
+    return [max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])]
+
+
+def places(views, score, label):
+    """Place of each view in the total order."""
+
+    def key(k):
+        x0, y0, x1, y1 = views.sides[:, k]
+        size = -area(views.sides[:, k]) if views.cut[k] else 0.0
+        return (not views.owned[k], views.cut[k], size, -score[k], y0, x0, y1, x1, label[k], views.patch[k], k)
+
+    place = np.empty(len(score), dtype=np.int64)
+    place[sorted(range(len(score)), key=key)] = np.arange(len(score))
+    return place
+
+
+def likeness(views, one, other, iou, ios):
+    """Likeness of two views, and whether they can be one cell; None if they share nothing."""
+    a, b = views.sides[:, one], views.sides[:, other]
+    shared = area(common(a, b))
+    if views.patch[one] == views.patch[other] or not area(a) or not area(b) or not shared:
+        return None
+    smaller, cut = min(area(a), area(b)), views.cut[one] or views.cut[other]
+    if cut:
+        window = common(views.windows[views.patch[one]], views.windows[views.patch[other]])
+        a, b = common(a, window), common(b, window)
+    value = shared / (area(a) + area(b) - shared)
+    return value, value >= iou or (cut and shared >= ios * smaller)
+
+
+def partners(views, place, iou, ios, kinds=None):
+    """Pairs (first, second) of views, one to one between each two patches, the most alike first."""
+    candidates = []
+    shared = np.triu(box_intersection(views.sides.T, views.sides.T), k=1)
+    for one, other in np.argwhere(shared > 0).tolist():
+        found = likeness(views, one, other, iou, ios)
+        if found is not None and found[1] and (kinds is None or kinds[one] == kinds[other]):
+            one, other = sorted((one, other), key=lambda k: place[k])
+            cut = views.cut[one] or views.cut[other]
+            candidates.append((-np.round(found[0], 6), cut, place[one], place[other], one, other))
+    taken, chosen = set(), []
+    for *_, one, other in sorted(candidates):
+        claims = {(one, views.patch[other]), (other, views.patch[one])}
+        if not claims & taken:
+            taken |= claims
+            chosen.append((one, other))
+    return chosen
+
+
+def founders(views, place, iou, ios, kinds=None):
+    """Founding view of each view, -1 where there is none."""
+    founder = [k if views.owned[k] else -1 for k in range(len(place))]
+    taken = set()
+    for one, other in sorted(partners(views, place, iou, ios, kinds), key=lambda pair: [place[k] for k in pair]):
+        if views.owned[one] and one not in taken and other not in taken:
+            taken.add(other)
+            founder[other] = one
+    return founder
