@@ -106,8 +106,11 @@ def _is_kept(out: Path, number: int) -> bool:
 
 def commit(plan: Plan, out: Path, number: int, content: bytes, columns: Columns) -> None:
     """Write a finished shard, then its entry in the journal."""
-    artifact.write_bytes(shard_path(out / STORE, number), content)
-    entry = {"size": len(content), "sha256": digest_of(content), "columns": columns}
+    # Hashing and writing take as long as each other, and neither needs the interpreter.
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(digest_of, content)
+        artifact.write_bytes(shard_path(out / STORE, number), content)
+    entry = {"size": len(content), "sha256": digest.result(), "columns": columns}
     artifact.write_json(_entry_path(out, number), entry)
     _log.debug("tile %s: shard %d of %d", plan.info.slide_id, number + 1, len(plan.shards))
 
