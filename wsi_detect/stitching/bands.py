@@ -53,7 +53,7 @@ class Job:
     scale: float
 
 
-def plan(counts: NDArray[np.int64], limit: int = BAND) -> list[Rows]:
+def plan(counts: NDArray[np.int64], limit: int) -> list[Rows]:
     """Cut rows of patches, given with their numbers of detections, into bands of about `limit` detections."""
     before = np.cumsum(counts) - counts
     first = np.flatnonzero(np.diff(before // limit, prepend=-1)).tolist()

@@ -36,7 +36,7 @@ class Said:
     class_scores: Scores | None = None
     number: Index | None = None
 
-    def take(self, index: Index) -> "Said":
+    def take(self, index: Index | slice) -> "Said":
         """Return what was said of some of the boxes."""
         return Said(
             self.score[index],
@@ -87,8 +87,7 @@ class Detections:
 
     def take(self, index: Index | slice) -> "Detections":
         """Return some of the rows."""
-        rows = np.arange(len(self))[index]
-        return Detections(self.boxes[rows], self.patch[rows], self.said.take(rows))
+        return Detections(self.boxes[index], self.patch[index], self.said.take(index))
 
     @classmethod
     def of(cls, table: pa.Table) -> "Detections":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +88,7 @@ def view(boxes: Boxes, patch: Index, grid: TileGrid, *, core_margin_px: float, c
     # Patches lie in rows and columns, so what bounds a box is known from its column along x and its row along y.
     row, column = np.divmod(patch, grid.shape[1])
     for axis, index in ((0, column), (1, row)):
-        bounds = _Bounds.of(grid, axis, core_margin_px)
+        bounds = _bounds(grid, axis, core_margin_px)
         low, high = boxes[:, axis], boxes[:, axis + 2]
         corner = bounds.start[index]
         inside &= (low <= corner + grid.patch + 1) & (high >= corner - 1)
@@ -102,7 +103,7 @@ def view(boxes: Boxes, patch: Index, grid: TileGrid, *, core_margin_px: float, c
     _check_inside(inside, boxes, patch)
     # A box of no area shows nothing: it founds no cell and joins none.
     empty = (sides[2] - sides[0]) * (sides[3] - sides[1]) <= 0
-    return Views(sides, patch, owned & ~empty, edges, alone | empty, grid.boxes())
+    return Views(sides, patch, owned & ~empty, edges, alone | empty, _windows(grid))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,24 +129,31 @@ class _Bounds:
     before: Boxes
     after: Boxes
 
-    @classmethod
-    def of(cls, grid: TileGrid, axis: int, margin: float) -> "_Bounds":
-        step = slice(None, grid.shape[1]) if axis == 0 else slice(None, None, grid.shape[1])
-        start = grid.origins()[step, axis].astype(np.float64)
-        windows, cores = grid.boxes()[step], grid.cores()[step]
-        low, high = windows[:, axis], windows[:, axis + 2]
-        first, last = low <= 0, high >= (grid.width, grid.height)[axis]
-        return cls(
-            start=start,
-            low=low,
-            high=high,
-            inner_low=np.where(first, -np.inf, low),
-            inner_high=np.where(last, np.inf, high),
-            core_low=np.where(first, -np.inf, cores[:, axis] - margin),
-            core_high=np.where(last, np.inf, cores[:, axis + 2] + margin),
-            before=np.append(-np.inf, start[:-1] + grid.patch),
-            after=np.append(start[1:], np.inf),
-        )
+
+@lru_cache(maxsize=8)
+def _bounds(grid: TileGrid, axis: int, margin: float) -> _Bounds:
+    """Return the bounds along an axis; asked for by every band of a slide."""
+    step = slice(None, grid.shape[1]) if axis == 0 else slice(None, None, grid.shape[1])
+    start = grid.origins()[step, axis].astype(np.float64)
+    windows, cores = _windows(grid)[step], grid.cores()[step]
+    low, high = windows[:, axis], windows[:, axis + 2]
+    first, last = low <= 0, high >= (grid.width, grid.height)[axis]
+    return _Bounds(
+        start=start,
+        low=low.copy(),
+        high=high.copy(),
+        inner_low=np.where(first, -np.inf, low),
+        inner_high=np.where(last, np.inf, high),
+        core_low=np.where(first, -np.inf, cores[:, axis] - margin),
+        core_high=np.where(last, np.inf, cores[:, axis + 2] + margin),
+        before=np.append(-np.inf, start[:-1] + grid.patch),
+        after=np.append(start[1:], np.inf),
+    )
+
+
+@lru_cache(maxsize=4)
+def _windows(grid: TileGrid) -> Boxes:
+    return grid.boxes()
 
 
 def check_patches(patch: Index, grid: TileGrid) -> None:

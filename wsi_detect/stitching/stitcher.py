@@ -65,7 +65,7 @@ def stitch_detections(
         check_overlap(grid.overlap, slide.resolution(), config.largest_cell_um)
     parts = Parts.open(detections, slide.slide_id, grid)
     job = bands.Job(grid, config, scale)
-    found = bands.sweep(parts.load, bands.plan(parts.counts()), job)
+    found = bands.sweep(parts.load, bands.plan(parts.counts(), bands.BAND), job)
     table = table_of(in_order(found, grid), slide.slide_id, model_id)
     cells = CellMap(slide, table, parts.classes, model_id)
     cells.write(out / "cells.parquet")
@@ -104,6 +104,8 @@ def stitch(table: pa.Table, grid: TileGrid, config: StitchingConfig, *, model_id
     starts = np.searchsorted(rows, np.arange(grid.shape[0] + 1)).tolist()
     job = bands.Job(grid, config, scale)
     found = bands.sweep(
-        lambda first, after: seen.take(slice(starts[first], starts[after])), bands.plan(np.diff(starts)), job
+        lambda first, after: seen.take(slice(starts[first], starts[after])),
+        bands.plan(np.diff(starts), bands.BAND),
+        job,
     )
     return table_of(in_order(found, grid), table["slide_id"][0].as_py(), model_id)
