@@ -111,7 +111,7 @@ def show_results(results: Sequence[TileResult], table: Path) -> None:
             result.codec,
             _number(result.megapixels_per_s, ".0f"),
             _number(result.bytes / 1e6 if result.codec else None, ".4g"),
-            "" if result.unreadable_fraction is None else f"{100 * result.unreadable_fraction:.2g} %",
+            "" if result.unreadable_fraction is None else f"{100 * result.unreadable_fraction:.3g} %",
         )
     _show(shown, [_remark(result.slide_id, result.reason) for result in results if result.reason], str(table))
 

@@ -78,7 +78,7 @@ def summary_of(store: PatchStore, made: int = 0, seconds: float = 0.0) -> TileRe
     bad = int((unreadable > 0).sum())
     reason = None
     if bad:
-        reason = f"{bad} of {rows} patches have unreadable pixels, {100 * unreadable.mean():.2g} % of their area"
+        reason = f"{bad} of {rows} patches have unreadable pixels, {100 * unreadable.mean():.3g} % of their area"
     return TileResult(
         slide_id=store.slide.slide_id,
         status=PARTLY if bad else TILED,
