@@ -1,8 +1,13 @@
 """What many tests share: painted slides, made once a session; a test that changes one copies it first."""
 
 import pytest
+from hypothesis import settings
 
 from wsi_detect.testing.painter import paint_slide
+
+# How long an example takes is the machine's affair, and benchmarks'.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

@@ -149,7 +149,7 @@ class _OpenFiles:
         with self._lock:
             self._purge()
             self._files[key] = file
-            if len(self._files) > self._most:
+            while len(self._files) > self._most:
                 self._files.popitem(last=False)
 
     def drop(self, store: int) -> None:
