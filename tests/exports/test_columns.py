@@ -89,7 +89,8 @@ def test_text_says_what_json_would(rows):
     found = json.loads(f"[{','.join(geojson._polygons(batch, columns.boxes(batch)).to_pylist())}]")
     for entry, (x0, y0) in zip(found, zip(x, y, strict=True), strict=True):
         corners = [(x0, y0), (x0 + 7.5, y0), (x0 + 7.5, y0 + 0.001), (x0, y0 + 0.001), (x0, y0)]
-        assert entry["coordinates"] == [[[round(float(v), 3) for v in corner] for corner in corners]]
+        # Where a number ends in half a thousandth, numpy and Python round to different sides.
+        assert np.abs(np.array(entry["coordinates"][0]) - corners).max() <= 0.0005 + 1e-9
     texts = geojson._class_scores(batch, cells.classes).to_pylist()
     for text, s, k in zip(texts, score, known, strict=True):
         expected = {"Score HSIL": pytest.approx(round(float(np.float32(s)), 6)), 'Score N"I': 0.0} if k else {}
