@@ -3,6 +3,7 @@
 from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import stitch_oracle
 from hypothesis import given, settings
@@ -13,11 +14,23 @@ from wsi_detect.geometry import box_iou
 from wsi_detect.stitching import bands, nms, ownership
 from wsi_detect.stitching.cells import in_order, table_of
 from wsi_detect.stitching.columns import Detections
+from wsi_detect.stitching.joins import joined
 from wsi_detect.stitching.rules import StitchingConfig
 from wsi_detect.stitching.stitcher import stitch
 from wsi_detect.tiling.grid import TileGrid
 
 CONFIG = StitchingConfig()
+#: Every rule, and every method.
+CONFIGS = st.sampled_from(
+    [
+        CONFIG,
+        StitchingConfig(class_agnostic=False, clusters=True),
+        StitchingConfig(refine=True, join=True, clusters=True),
+        StitchingConfig(method="nms", clusters=True),
+        StitchingConfig(method="soft_nms", clusters=True),
+        StitchingConfig(method="soft_nms", decay="linear", least_score=0.2),
+    ]
+)
 many = settings(max_examples=60, deadline=None, derandomize=True)
 GRIDS = st.sampled_from([(400, 300, 128, 64), (300, 420, 100, 30), (350, 350, 128, 100), (260, 600, 90, 45)])
 JITTERS = st.sampled_from([0.0, 2.0, 8.0])
@@ -79,26 +92,30 @@ def test_with_a_patch_for_each_detection_it_is_plain_suppression(seed, number):
 
 def swept(table, grid, config, cuts):
     """Cells of a slide cut into bands at the given rows."""
-    rows = [0, *sorted(cuts), grid.shape[0]]
     seen = Detections.of(table)
-    row = seen.patch // grid.shape[1]
+    row, counts = seen.patch // grid.shape[1], np.bincount(seen.patch, minlength=len(grid))
 
     def load(first, after):
         return seen.take(np.flatnonzero((row >= first) & (row < after)))
 
-    cells = bands.sweep(load, list(pairwise(rows)), bands.Job(grid, config, 1.0))
-    return table_of(in_order(cells, grid), "S1", "m")
+    job = bands.Job(grid, config, np.cumsum(counts) - counts if config.clusters else None)
+    cells = bands.sweep(load, list(pairwise([0, *sorted(cuts), grid.shape[0]])), job)
+    return table_of(in_order(joined(cells, config) if config.join else cells, grid), "S1", "m")
 
 
-@given(data=st.data(), seed=st.integers(0, 2**32 - 1), shape=GRIDS, jitter=JITTERS, number=st.integers(0, 150))
-@many
-def test_any_cut_into_bands_gives_the_same_cells(data, seed, shape, jitter, number):
+@given(data=st.data(), seed=st.integers(0, 2**32 - 1), shape=GRIDS, jitter=JITTERS, config=CONFIGS)
+@settings(many, max_examples=120)
+def test_any_cut_into_bands_and_any_order_give_the_same_cells(data, seed, shape, jitter, config):
     rng = np.random.default_rng(seed)
+    number = int(rng.integers(0, 90))
     grid = TileGrid(*shape)
     scene = show(crowd(rng, grid, number), grid, rng, jitter)
     rows = grid.shape[0]
     cuts = data.draw(st.sets(st.integers(1, rows - 1)) if rows > 1 else st.just(set()))
-    assert swept(scene.table, grid, CONFIG, cuts).equals(swept(scene.table, grid, CONFIG, ()))
+    whole = swept(scene.table, grid, config, ())
+    shuffled = scene.table.take(pa.array(rng.permutation(scene.table.num_rows)))
+    assert swept(shuffled, grid, config, cuts).equals(whole)
+    assert stitch(shuffled, grid, config, model_id="m").equals(whole)
 
 
 def test_a_chain_across_every_band_is_decided_from_its_far_end():

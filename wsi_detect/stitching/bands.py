@@ -17,13 +17,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_detect.stitching import nms, ownership
-from wsi_detect.stitching.cells import Cells, cells_of
-from wsi_detect.stitching.columns import Detections, Said
-from wsi_detect.stitching.nms import Links
+from wsi_detect.stitching import ownership
+from wsi_detect.stitching.cells import Cells
+from wsi_detect.stitching.columns import Detections, numbered
 from wsi_detect.stitching.ownership import Views
 from wsi_detect.stitching.pairs import Index
 from wsi_detect.stitching.rules import StitchingConfig
+from wsi_detect.stitching.settling import Rest, settle
 from wsi_detect.tiling.grid import TileGrid
 
 _log = logging.getLogger(__name__)
@@ -36,21 +36,18 @@ Rows = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Rest:
-    """Views whose fate is open, and the partners they have so far."""
-
-    views: Views
-    said: Said
-    links: Links
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
-    """What the bands of a slide have in common; `scale` is slide px per patch px."""
+    """What the bands of a slide have in common.
+
+    Attributes:
+        grid: the grid of the patches.
+        config: the rules, lengths in slide px.
+        before: (P,) detections in the patches before each, where detections are to be numbered.
+    """
 
     grid: TileGrid
     config: StitchingConfig
-    scale: float
+    before: Index | None = None
 
 
 def plan(counts: NDArray[np.int64], limit: int) -> list[Rows]:
@@ -98,27 +95,21 @@ def _each(
 def _alone(seen: Detections, rows: Rows, job: Job) -> tuple[Cells, Rest]:
     """Stitch a band on its own."""
     grid, config = job.grid, job.config
-    margins = {"core_margin_px": config.jitter * grid.overlap, "cut_margin_px": config.cut_margin_px * job.scale}
+    margins = {"core_margin_px": config.jitter * grid.overlap, "cut_margin_px": config.cut_margin_px}
     views = ownership.view(seen.boxes, seen.patch, grid, **margins)
     _log.debug("rows %d to %d: %d detections, %s", *rows, len(seen), threading.current_thread().name)
     above, below = _borders(rows, grid)
     open_views = ((views.sides[1] < above) | (views.sides[3] > below)) & ~views.alone
-    nothing = Links(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
-    return _settle(Rest(views, seen.said, nothing), views.patch, open_views, job)
+    said = seen.said if job.before is None else numbered(seen, job.before)
+    return settle(Rest.of(views, said, config), views.patch, open_views, config)
 
 
 def _put_together(above: Rest | None, below: Rest, end: int, job: Job) -> tuple[Cells, Rest]:
     """Put what a band has left over below what those above it have."""
-    if above is None:
-        return _settle(below, np.zeros(len(below.views.patch), dtype=np.int64), _reaching(below.views, end, job), job)
-    size = len(above.views.patch)
-    views = Views.join([above.views, below.views])
-    links = Links(
-        np.append(above.links.first, below.links.first + size), np.append(above.links.second, below.links.second + size)
-    )
     # Pairs within either part are known.
-    part = np.repeat([0, 1], [size, len(below.views.patch)])
-    return _settle(Rest(views, Said.join([above.said, below.said]), links), part, _reaching(views, end, job), job)
+    part = np.repeat([0, 1], [0 if above is None else len(above), len(below)])
+    both = below if above is None else Rest.join(above, below)
+    return settle(both, part, _reaching(both.views, end, job), job.config)
 
 
 def _reaching(views: Views, end: int, job: Job) -> NDArray[np.bool_]:
@@ -133,31 +124,3 @@ def _borders(rows: Rows, grid: TileGrid) -> tuple[float, float]:
     start = grid.origins()[::columns, 1]
     above = float(start[first - 1] + grid.patch) if first > 0 else -np.inf
     return above, float(start[after]) if after < count else np.inf
-
-
-def _settle(known: Rest, apart: Index, open_views: NDArray[np.bool_], job: Job) -> tuple[Cells, Rest]:
-    """Pair the views that differ in `apart`, and decide what no view yet to come can change."""
-    views, said, config = known.views, known.said, job.config
-    kinds = None if config.class_agnostic else said.label
-    pairs = nms.candidates(views, apart, kinds, iou=config.iou, ios=config.ios)
-    place = _places(views, said, (pairs.first, pairs.second, known.links.first, known.links.second))
-    new = nms.partners(pairs, views, place)
-    links = Links(np.append(known.links.first, new.first), np.append(known.links.second, new.second))
-    fate = nms.found(links, views.owned, place, open_views)
-    cells = cells_of(views, said, fate.founder, place, config)
-    left = np.flatnonzero(fate.unsettled)
-    renumbered = np.cumsum(fate.unsettled) - 1
-    links = Links(renumbered[fate.links.first], renumbered[fate.links.second])
-    return cells, Rest(views.take(left), said.take(left), links)
-
-
-def _places(views: Views, said: Said, linked: Sequence[Index]) -> Index:
-    """Return places in the total order (N,) of the views that have partners; those without need none."""
-    wanted = np.zeros(len(views.patch), dtype=bool)
-    for index in linked:
-        wanted[index] = True
-    rows = np.flatnonzero(wanted)
-    mine = said.take(rows)
-    place = np.full(len(wanted), -1)
-    place[rows] = nms.rank(views.take(rows), mine.score, mine.label, mine.class_scores)
-    return place

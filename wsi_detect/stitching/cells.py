@@ -1,4 +1,4 @@
-"""Cells as arrays, from the views that belong to them to the rows of `cells.parquet`."""
+"""Cells as arrays, and as the rows of `cells.parquet`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,13 +9,10 @@ from numpy.typing import NDArray
 
 from wsi_detect.geometry import Boxes
 from wsi_detect.schema import BOX_COLUMNS, CELLS
-from wsi_detect.stitching import labels
-from wsi_detect.stitching.columns import GRAVITIES, NAMES, Said, Scores, joined_scores
+from wsi_detect.stitching.columns import NAMES, Scores, joined_scores
 from wsi_detect.stitching.hilbert import curve_order
 from wsi_detect.stitching.ids import cell_ids
-from wsi_detect.stitching.ownership import Views
 from wsi_detect.stitching.pairs import Index
-from wsi_detect.stitching.rules import StitchingConfig
 from wsi_detect.tiling.grid import TileGrid
 
 
@@ -28,6 +25,7 @@ class Cells:
         label: (N,) int16, places among `NAMES`.
         score: (N,) float32.
         support: (N,) int32, number of views.
+        edges: (N,) uint8, sides where the object may go on, bit k for side k; asked for by `joins` only.
         class_scores: (N, K), a row of -inf where there are none; None if no cell has any.
         members: numbers of the views, those of a cell together, its founder first; None where not asked for.
     """
@@ -36,6 +34,7 @@ class Cells:
     label: NDArray[np.int16]
     score: NDArray[np.float32]
     support: NDArray[np.int32]
+    edges: NDArray[np.uint8]
     class_scores: Scores | None
     members: Index | None
 
@@ -51,6 +50,7 @@ class Cells:
             np.concatenate([part.label for part in parts]),
             np.concatenate([part.score for part in parts]),
             np.concatenate([part.support for part in parts]),
+            np.concatenate([part.edges for part in parts]),
             joined_scores([part.class_scores for part in parts], [len(part) for part in parts]),
             np.concatenate(members) if members else None,
         )
@@ -64,49 +64,8 @@ class Cells:
             first = np.cumsum(many) - many
             members = members[np.arange(many.sum()) + np.repeat(start[order] - first, many)]
         scores = None if self.class_scores is None else self.class_scores[order]
-        return Cells(self.sides[:, order], self.label[order], self.score[order], self.support[order], scores, members)
-
-
-def cells_of(views: Views, said: Said, founder: Index, place: Index, config: StitchingConfig) -> Cells:
-    """Return the cells that views founded.
-
-    A cell has the box of its founding view, the class and score of the view the clinical rule chose, and the highest
-    score each class got in any view.
-
-    Args:
-        views: the detections.
-        said: what the detector said of them.
-        founder: (N,) index of the founding view of each; -1 for views that belong to no cell.
-        place: (N,) the total order, of views that share a cell.
-        config: the margin of the clinical rule, and what to do with the boxes of a cell.
-    """
-    founding = np.flatnonzero(founder == np.arange(len(founder)))
-    cell = np.full(len(founder), -1)
-    cell[founding] = np.arange(len(founding))
-    member = np.flatnonzero(founder >= 0)
-    group = cell[founder[member]]
-    support = np.bincount(group, minlength=len(founding))
-    # Most views are a cell on their own; the rest of the work is for the others.
-    shared = support[group] > 1
-    several = np.flatnonzero(support > 1)
-    cell[founding[several]] = np.arange(len(several))
-    member = member[shared]
-    group = cell[founder[member]]
-    opinions = labels.Opinions(GRAVITIES[said.label[member]], said.score[member], views.cut[member], place[member])
-    voice = founding.copy()
-    voice[several] = member[labels.decide(group, opinions, margin=config.score_margin)]
-    scores = None
-    if said.class_scores is not None:
-        scores = said.class_scores[founding]
-        scores[several] = labels.merge_class_scores(group, said.class_scores[member])
-    return Cells(
-        sides=views.sides[:, founding],
-        label=said.label[voice].astype(np.int16),
-        score=said.score[voice].astype(np.float32),
-        support=support.astype(np.int32),
-        class_scores=scores,
-        members=None,
-    )
+        sides, label, score = self.sides[:, order], self.label[order], self.score[order]
+        return Cells(sides, label, score, self.support[order], self.edges[order], scores, members)
 
 
 def in_order(cells: Cells, grid: TileGrid) -> Cells:

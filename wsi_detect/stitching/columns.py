@@ -1,7 +1,7 @@
 """Detections as arrays: what the stitcher reads of a table, and what it refuses."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -108,6 +108,17 @@ class Detections:
         patch, score = table["patch_id"].to_numpy(), table["score"].to_numpy().astype(np.float64)
         _refuse_non_finite(patch, np.isfinite(sides).all(axis=0) & np.isfinite(score))
         return cls(sides.T, patch, Said(score, _labels(table["label"]), _class_scores(table)))
+
+
+def numbered(seen: Detections, before: Index) -> Said:
+    """Number detections by patch, y0, x0, y1, x1, label, falling score; `before` (P,) are those of earlier patches."""
+    said, (x0, y0, x1, y1) = seen.said, seen.boxes.T
+    further = () if said.class_scores is None else tuple(said.class_scores.T)
+    order = np.lexsort((*further, -said.score, said.label, x1, y1, x0, y0, seen.patch))
+    patch = seen.patch[order]
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = before[patch] + np.arange(len(order)) - np.searchsorted(patch, patch)
+    return replace(said, number=number)
 
 
 def _labels(column: pa.ChunkedArray) -> Index:

@@ -5,6 +5,7 @@ They are taken in rounds, each over whole arrays: whatever has nothing undecided
 what going through the order one by one would give.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +21,44 @@ _LAST = np.iinfo(np.int64).max
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """Views that are each other's partners: first[k] stands before second[k] in the total order, two arrays (M,)."""
+    """Views that are each other's partners: first[k] stands before second[k] in the total order.
+
+    Attributes:
+        first, second: (M,) indices of views.
+        weight: (M,) how much one lowers the other, see `alternatives.soften`; None where links are not weighed.
+    """
 
     first: Index
     second: Index
+    weight: Index | None = None
+
+    @classmethod
+    def none(cls) -> "Links":
+        """Return no links."""
+        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+    @classmethod
+    def join(cls, parts: Sequence["Links"]) -> "Links":
+        """Put links behind each other."""
+        weights = [part.weight for part in parts if part.weight is not None]
+        return cls(
+            np.concatenate([part.first for part in parts]),
+            np.concatenate([part.second for part in parts]),
+            np.concatenate(weights) if weights else None,
+        )
+
+    def take(self, chosen: NDArray[np.bool_]) -> "Links":
+        """Return some of the links."""
+        weight = None if self.weight is None else self.weight[chosen]
+        return Links(self.first[chosen], self.second[chosen], weight)
+
+    def moved(self, by: int) -> "Links":
+        """Return the same links of views that stand further back."""
+        return Links(self.first + by, self.second + by, self.weight)
+
+    def renumbered(self, numbers: Index) -> "Links":
+        """Return the same links of views that have new numbers (N,)."""
+        return Links(numbers[self.first], numbers[self.second], self.weight)
 
 
 def rank(
@@ -103,10 +138,16 @@ def candidates(views: Views, apart: Index, label: Index | None, *, iou: float, i
     return Pairs(first[pairs.same], second[pairs.same], pairs.likeness[pairs.same], pairs.same[pairs.same])
 
 
+def in_order(pairs: Pairs, place: Index) -> Links:
+    """Return all pairs as links."""
+    swap = place[pairs.first] > place[pairs.second]
+    return Links(np.where(swap, pairs.second, pairs.first), np.where(swap, pairs.first, pairs.second))
+
+
 def partners(pairs: Pairs, views: Views, place: Index) -> Links:
     """Pair the views of each two patches one to one, the most alike first."""
-    swap = place[pairs.first] > place[pairs.second]
-    first, second = np.where(swap, pairs.second, pairs.first), np.where(swap, pairs.first, pairs.second)
+    every = in_order(pairs, place)
+    first, second = every.first, every.second
     # A pair claims each of its views against the other's patch; what no other pair claims needs no decision.
     width = int(views.patch.max(initial=0)) + 1
     claims = first * width + views.patch[second], second * width + views.patch[first]
@@ -118,7 +159,7 @@ def partners(pairs: Pairs, views: Views, place: Index) -> Links:
     a, b = first[rows], second[rows]
     rows = rows[np.lexsort((place[b], place[a], views.cut[a] | views.cut[b], likeness))]
     chosen[rows[_matched(claims[0][rows], claims[1][rows])]] = True
-    return Links(first[chosen], second[chosen])
+    return every.take(chosen)
 
 
 def _shared(first: Index, second: Index) -> NDArray[np.bool_]:

@@ -85,6 +85,17 @@ class Parts:
             result[first : last + 1] += group.rows / (last + 1 - first)
         return result.astype(np.int64)
 
+    def before(self) -> NDArray[np.int64]:
+        """Return how many detections there are in the patches before each: (P,)."""
+        counts = np.zeros(len(self.grid), dtype=np.int64)
+        for path in sorted({group.path for group in self.groups}):
+            with artifact.open_table(path, DETECTIONS) as file:
+                patch = file.read(["patch_id"])["patch_id"].to_numpy()
+            # What is not in the grid is refused where it is read.
+            inside = patch[(patch >= 0) & (patch < len(counts))]
+            counts += np.bincount(inside, minlength=len(counts))
+        return np.asarray(np.cumsum(counts) - counts)
+
     def load(self, first: int, after: int) -> Detections:
         """Read the detections of rows of patches; the first and the last row also take what is not in the grid.
 

@@ -24,6 +24,9 @@ class StitchingConfig(Config):
             localisation error.
         jitter: by how much of the overlap a patch's core grows, so that a cell on a seam has an owner although
             patches disagree about its centre.
+        decay: how soft suppression lowers the score of a box by what it shares with a better one.
+        sigma: width of the Gaussian of `decay`.
+        least_score: soft suppression drops a box whose score has fallen below it.
         score_margin: how much less a graver class may score and still name the cell.
         class_agnostic: one cell called ASC-US here and LSIL there is one cell. If False, it is two.
         refine: a cell gets the mean of its whole views, weighted by their scores, instead of its founder's box.
@@ -39,6 +42,9 @@ class StitchingConfig(Config):
     ios: float = Field(default=0.6, gt=0, le=1)
     cut_margin_px: float = Field(default=6.0, ge=0)
     jitter: float = Field(default=0.15, ge=0, le=0.5)
+    decay: Literal["gaussian", "linear"] = "gaussian"
+    sigma: float = Field(default=0.5, gt=0)
+    least_score: float = Field(default=0.05, gt=0)
     score_margin: float = Field(default=0.1, ge=0, le=1)
     class_agnostic: bool = True
     refine: bool = False

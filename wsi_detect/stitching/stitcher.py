@@ -2,24 +2,28 @@
 
 Four steps, each a file: `ownership` says which patch may found a cell and what an edge has cut, `pairs` finds the
 views that overlap across patches, `nms` decides which of them are one cell, `labels` what the cell is called.
-`bands` goes over the slide with them, `parts` reads detections, `cells` puts cells together.
+`bands` goes over the slide with them and `settling` takes the decisions that are ripe; `parts` reads detections,
+`merging` and `joins` make cells, `cells` keeps them. What may be chosen stands in `rules`.
 The result is a function of the set of detections: their order, the order of files, the cut into bands, the number of
 workers and the machine do not matter.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from wsi_detect import artifact
 from wsi_detect.schema import CELLS
 from wsi_detect.slides.reader import SlideInfo
 from wsi_detect.stitching import bands, ownership
 from wsi_detect.stitching.cell_map import CellMap
-from wsi_detect.stitching.cells import in_order, table_of
+from wsi_detect.stitching.cells import Cells, in_order, table_of
 from wsi_detect.stitching.columns import Detections
+from wsi_detect.stitching.joins import joined
 from wsi_detect.stitching.ordering import order_of
 from wsi_detect.stitching.parts import Parts
 from wsi_detect.stitching.rules import StitchingConfig
@@ -64,10 +68,9 @@ def stitch_detections(
     if config.largest_cell_um is not None:
         check_overlap(grid.overlap, slide.resolution(), config.largest_cell_um)
     parts = Parts.open(detections, slide.slide_id, grid)
-    job = bands.Job(grid, config, scale)
-    found = bands.sweep(parts.load, bands.plan(parts.counts(), bands.BAND), job)
-    table = table_of(in_order(found, grid), slide.slide_id, model_id)
-    cells = CellMap(slide, table, parts.classes, model_id)
+    job = bands.Job(grid, _on_slide(config, scale), parts.before() if config.clusters else None)
+    found = _found(parts.load, parts.counts(), job)
+    cells = CellMap(slide, table_of(found, slide.slide_id, model_id), parts.classes, model_id)
     cells.write(out / "cells.parquet")
     _log.info("%s: stitched %d detections into %d cells", slide.slide_id, parts.rows(), len(cells))
     return cells
@@ -97,15 +100,21 @@ def stitch(table: pa.Table, grid: TileGrid, config: StitchingConfig, *, model_id
         return artifact.empty_table(CELLS)
     seen = Detections.of(table)
     ownership.check_patches(seen.patch, grid)
-    rows = seen.patch // grid.shape[1]
-    if (np.diff(rows) < 0).any():
-        seen = seen.take(order_of(rows.view(np.uint64)))
-        rows = np.sort(rows)
-    starts = np.searchsorted(rows, np.arange(grid.shape[0] + 1)).tolist()
-    job = bands.Job(grid, config, scale)
-    found = bands.sweep(
-        lambda first, after: seen.take(slice(starts[first], starts[after])),
-        bands.plan(np.diff(starts), bands.BAND),
-        job,
-    )
-    return table_of(in_order(found, grid), table["slide_id"][0].as_py(), model_id)
+    row = seen.patch // grid.shape[1]
+    if (np.diff(row) < 0).any():
+        seen, row = seen.take(order_of(row.view(np.uint64))), np.sort(row)
+    starts = np.searchsorted(row, np.arange(grid.shape[0] + 1)).tolist()
+    counts = np.bincount(seen.patch, minlength=len(grid))
+    job = bands.Job(grid, _on_slide(config, scale), np.cumsum(counts) - counts if config.clusters else None)
+    found = _found(lambda first, after: seen.take(slice(starts[first], starts[after])), np.diff(starts), job)
+    return table_of(found, table["slide_id"][0].as_py(), model_id)
+
+
+def _on_slide(config: StitchingConfig, scale: float) -> StitchingConfig:
+    return config.model_copy(update={"cut_margin_px": config.cut_margin_px * scale})
+
+
+def _found(load: Callable[[int, int], Detections], counts: NDArray[np.int64], job: bands.Job) -> Cells:
+    """Return the cells of a slide in the order of `cells.parquet`."""
+    cells = bands.sweep(load, bands.plan(counts, bands.BAND), job)
+    return in_order(joined(cells, job.config) if job.config.join else cells, job.grid)
