@@ -3,6 +3,7 @@
 import numpy as np
 
 from wsi_detect.geometry import box_intersection
+from wsi_detect.stitching.exchange import ROUNDS
 
 
 def area(box):
@@ -41,7 +42,7 @@ def likeness(views, one, other, iou, ios):
 
 
 def partners(views, place, iou, ios, kinds=None):
-    """Pairs (first, second) of views, one to one between each two patches, the most alike first."""
+    """Pairs (first, second) of views, one to one between each two patches: the most alike first, then the best sum."""
     candidates = []
     shared = np.triu(box_intersection(views.sides.T, views.sides.T), k=1)
     for one, other in np.argwhere(shared > 0).tolist():
@@ -50,13 +51,65 @@ def partners(views, place, iou, ios, kinds=None):
             one, other = sorted((one, other), key=lambda k: place[k])
             cut = views.cut[one] or views.cut[other]
             candidates.append((-np.round(found[0], 6), cut, place[one], place[other], one, other))
-    taken, chosen = set(), []
-    for *_, one, other in sorted(candidates):
-        claims = {(one, views.patch[other]), (other, views.patch[one])}
-        if not claims & taken:
-            taken |= claims
-            chosen.append((one, other))
-    return chosen
+    candidates.sort()
+    pairs = [tuple(entry[-2:]) for entry in candidates]
+    # Each view against the other's patch, that of the lower patch first.
+    ends = []
+    for pair in pairs:
+        low, high = sorted(pair, key=lambda k: views.patch[k])
+        ends.append(((low, views.patch[high]), (high, views.patch[low])))
+    mate = {}
+    for k, (low, high) in enumerate(ends):
+        if low not in mate and high not in mate:
+            mate[low] = mate[high] = k
+    exchange(ends, [round(-entry[0] * 1e6) for entry in candidates], mate)
+    return [pairs[k] for k in sorted(set(mate.values()))]
+
+
+def exchange(ends, worth, mate):
+    """Exchange pairs, in rounds, for a larger sum: `mate` is the pair each end has, and is changed."""
+    at = {pair: k for k, pair in enumerate(ends)}
+    of = {}
+    for k, pair in enumerate(ends):
+        for end in pair:
+            of.setdefault(end, []).append(k)
+    for _ in range(ROUNDS):
+        moves = [*swaps(ends, worth, mate, at), *splits(ends, worth, mate, of)]
+        if not moves:
+            return
+        first = {}
+        for move in sorted(moves):
+            for k in move[-2:]:
+                for end in ends[k]:
+                    first.setdefault(end, move)
+        for move in moves:
+            if all(first[end] == move for k in move[-2:] for end in ends[k]):
+                for k in move[-2:]:
+                    mate[ends[k][0]] = mate[ends[k][1]] = k
+
+
+def swaps(ends, worth, mate, at):
+    for k, (a, d) in enumerate(ends):
+        a_b, c_d = mate.get(a), mate.get(d)
+        if a_b is None or c_d is None or a_b == c_d:
+            continue
+        other = at.get((ends[c_d][0], ends[a_b][1]))
+        if other is not None and k < other:
+            gain = worth[k] + worth[other] - worth[a_b] - worth[c_d]
+            if gain > 0:
+                yield -gain, a_b, k, other
+
+
+def splits(ends, worth, mate, of):
+    for k in sorted(set(mate.values())):
+        a, b = ends[k]
+        with_a = [j for j in of[a] if ends[j][1] not in mate]
+        with_b = [j for j in of[b] if ends[j][0] not in mate]
+        if with_a and with_b:
+            into = [min(found, key=lambda j: (-worth[j], j)) for found in (with_a, with_b)]
+            gain = sum(worth[j] for j in into) - worth[k]
+            if gain > 0:
+                yield -gain, k, *into
 
 
 def founders(views, place, iou, ios, kinds=None):

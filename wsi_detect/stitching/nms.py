@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_detect.stitching.exchange import Rivals, best_sum
 from wsi_detect.stitching.ordering import order_of, sortable
 from wsi_detect.stitching.ownership import Views
 from wsi_detect.stitching.pairs import Index, Pairs, compare, overlapping
@@ -108,7 +109,7 @@ def suppress(views: Views, place: Index, label: Index | None, *, iou: float, ios
     """Find the cell each view belongs to.
 
     Within a patch the detector has decided; only views of different patches can be one cell. For each two patches
-    views are paired one to one, the most alike first, so that in a clump a cell never takes its neighbour while its
+    views are paired one to one, the most alike together, so that in a clump a cell never takes its neighbour while its
     own second view is there. Then the owned views, in the total order, found a cell each unless they are taken, and
     take their partners: a cell takes at most one view from each other patch. Where each patch holds a single
     detection this is greedy non-maximum suppression of one image.
@@ -145,7 +146,7 @@ def in_order(pairs: Pairs, place: Index) -> Links:
 
 
 def partners(pairs: Pairs, views: Views, place: Index) -> Links:
-    """Pair the views of each two patches one to one, the most alike first."""
+    """Pair the views of each two patches one to one: the most alike first, then for the best sum."""
     every = in_order(pairs, place)
     first, second = every.first, every.second
     # A pair claims each of its views against the other's patch; what no other pair claims needs no decision.
@@ -155,11 +156,24 @@ def partners(pairs: Pairs, views: Views, place: Index) -> Links:
     chosen = ~contested
     rows = np.flatnonzero(contested)
     # Rounded, so that the last bits of a frame's arithmetic decide nothing.
-    likeness = -np.round(pairs.likeness[rows], 6)
+    worth = np.round(pairs.likeness[rows] * 1e6).astype(np.int64)
     a, b = first[rows], second[rows]
-    rows = rows[np.lexsort((place[b], place[a], views.cut[a] | views.cut[b], likeness))]
-    chosen[rows[_matched(claims[0][rows], claims[1][rows])]] = True
+    order = np.lexsort((place[b], place[a], views.cut[a] | views.cut[b], -worth))
+    rows, worth = rows[order], worth[order]
+    mine = np.zeros(len(rows), dtype=bool)
+    one, other = _dense(claims[0][rows], claims[1][rows])
+    mine[_matched(one, other)] = True
+    swap = views.patch[first[rows]] > views.patch[second[rows]]
+    sides = np.where(swap, other, one), np.where(swap, one, other)
+    chosen[rows] = best_sum(Rivals(*sides, worth, np.arange(len(rows))), mine)
     return every.take(chosen)
+
+
+def _dense(first: Index, second: Index) -> tuple[Index, Index]:
+    """Number claims 0, 1, …: two arrays (M,)."""
+    _, dense = np.unique(np.concatenate([first, second]), return_inverse=True)
+    one, other = dense.reshape(2, -1)
+    return one, other
 
 
 def _shared(first: Index, second: Index) -> NDArray[np.bool_]:
@@ -176,13 +190,12 @@ def _shared(first: Index, second: Index) -> NDArray[np.bool_]:
 
 
 def _matched(first: Index, second: Index) -> Index:
-    """Go through pairs of claims in the order given and choose those whose claims are both free: their positions.
+    """Go through pairs of numbered claims in the order given and choose those whose claims are both free: where.
 
     In rounds: a pair that is the first to make either of its claims is chosen, and those that share one with it fall.
     """
-    _, dense = np.unique(np.concatenate([first, second]), return_inverse=True)
-    a, b = dense.reshape(2, -1)
-    left, number = np.arange(len(a)), int(dense.max(initial=-1)) + 1
+    a, b = first, second
+    left, number = np.arange(len(a)), int(max(a.max(initial=-1), b.max(initial=-1))) + 1
     free, chosen = np.ones(number, dtype=bool), [left[:0]]
     foremost = np.empty(number, dtype=np.int64)
     while len(left):

@@ -10,10 +10,10 @@ from wsi_detect.config import Config
 class StitchingConfig(Config):
     """How views of one cell are recognised.
 
-    The defaults were chosen on painted boxes of 20 to 80 px, patches of 512 px overlapping by 80 px, cut boxes scored
-    highest. `python scripts/bench_stitching.py --quick` gives, of 20,000 cells: none lost or doubled at 0 and 2 px of
-    jitter, 1 doubled at 5 px; of 19,985 cells, 4 in 5 of them in clumps of two with an IoU of 0.3 to 0.6: none at 0
-    and 2 px, 3 lost and 5 doubled at 5 px.
+    The defaults were chosen on painted boxes of 20 to 80 px, patches of 512 px overlapping by 80 px, pieces scored
+    below or above whole cells. `python scripts/bench_stitching.py --only quality` gives, of 20,000 cells: none lost or
+    doubled at 0 and 2 px of jitter, 3 doubled at 5 px; of 20,000 cells in clumps of 2 to 5 with an IoU up to 0.6: none
+    at 0 and 2 px, 11 lost and 13 doubled at 5 px.
 
     Attributes:
         method: `views` knows patches: who owns a cell, what an edge has cut, one view a patch. `nms` and `soft_nms`
