@@ -148,6 +148,21 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()} {platform.system()}, Python {platform.python_version()}"
 
 
+def commit() -> str:
+    """Return the short name of the commit checked out, `+` behind it if files differ; `unknown` outside a checkout."""
+    answers = []
+    for question in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
+        done = subprocess.run(  # noqa: S603 - fixed words
+            ["git", *question],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
+            check=False,  # noqa: S607
+        )
+        answers.append(done.stdout.strip())
+    return f"{answers[0]}{'+' if answers[1] else ''}" if answers[0] else "unknown"
+
+
 def _cpu() -> float:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-from bench_common import emit, in_child, judge, machine, parser, peak_mb, ratios
+from bench_common import commit, emit, in_child, judge, machine, parser, peak_mb, ratios
 from stitching_peers import PEERS, installed
 from stitching_quality import quality
 from stitching_scenes import scene_of_size
@@ -167,7 +167,7 @@ def main() -> None:
     print("\n\n".join(show(figures).values()))
     print("\n".join(["", *goals(figures)]))
     if given.docs:
-        write_docs(figures, given.docs)
+        write_docs(figures, goals(figures), f"{commit()}, {machine()}", given.docs)
 
 
 if __name__ == "__main__":

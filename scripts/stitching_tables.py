@@ -22,11 +22,19 @@ def show(figures: Figures) -> dict[str, str]:
     return {name: bench_common.table(rows) for name, rows in found.items() if rows}
 
 
-def write_docs(figures: Figures, docs: Path) -> None:
-    """Put the tables between their marks in `stitching.md`, and draw the plot as `img/stitching.svg`."""
+def write_docs(figures: Figures, goals: list[str], where: str, docs: Path) -> None:
+    """Put tables and goals between their marks in `stitching.md`, and draw the plot as `img/stitching.svg`.
+
+    Args:
+        figures: what was measured.
+        goals: a line each, as printed.
+        where: commit and machine, said below the goals.
+        docs: folder of the documents.
+    """
     path = docs / "stitching.md"
     text = path.read_text()
-    for name, rows in show(figures).items():
+    reached = "\n".join(f"* {line}" for line in goals)
+    for name, rows in (show(figures) | {"goals": f"{reached}\n\nMeasured at {where}."}).items():
         marked = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text = marked.sub(lambda found, rows=rows: f"{found[1]}{rows}\n{found[2]}", text)
     path.write_text(text)

@@ -62,6 +62,15 @@ def test_the_tour_of_tiling(painted, small_painted, tmp_path):
     assert len(list(tmp_path.glob("work/*/patches.zarr/zarr.json"))) == 2
 
 
+def test_the_tour_of_stitching(tmp_path):
+    assert walk(ROOT / "docs" / "stitching.md", tmp_path) == 1
+
+
+def test_the_settings_of_stitching_are_all_in_its_table():
+    table = (ROOT / "docs" / "stitching.md").read_text()
+    assert [name for name in StitchingConfig.model_fields if f"`{name}`" not in table] == []
+
+
 @pytest.fixture(scope="module")
 def contributed():
     """What the examples of CONTRIBUTING.md define."""
