@@ -152,13 +152,8 @@ def commit() -> str:
     """Return the short name of the commit checked out, `+` behind it if files differ; `unknown` outside a checkout."""
     answers = []
     for question in (("rev-parse", "--short", "HEAD"), ("status", "--porcelain", "--untracked-files=no")):
-        done = subprocess.run(  # noqa: S603 - fixed words
-            ["git", *question],
-            capture_output=True,
-            text=True,
-            cwd=Path(__file__).parent,
-            check=False,  # noqa: S607
-        )
+        command = ["git", "-C", str(Path(__file__).parent), *question]
+        done = subprocess.run(command, capture_output=True, text=True)  # noqa: S603 - fixed words
         answers.append(done.stdout.strip())
     return f"{answers[0]}{'+' if answers[1] else ''}" if answers[0] else "unknown"
 

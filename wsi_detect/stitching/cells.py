@@ -63,8 +63,8 @@ class Cells:
             many = self.support[order].astype(np.int64)
             first = np.cumsum(many) - many
             members = members[np.arange(many.sum()) + np.repeat(start[order] - first, many)]
-        scores = None if self.class_scores is None else self.class_scores[order]
-        sides, label, score = self.sides[:, order], self.label[order], self.score[order]
+        scores = None if self.class_scores is None else self.class_scores.take(order, axis=0)
+        sides, label, score = self.sides.take(order, axis=1), self.label[order], self.score[order]
         return Cells(sides, label, score, self.support[order], self.edges[order], scores, members)
 
 

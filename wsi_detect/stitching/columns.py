@@ -38,12 +38,12 @@ class Said:
 
     def take(self, index: Index | slice) -> "Said":
         """Return what was said of some of the boxes."""
-        return Said(
-            self.score[index],
-            self.label[index],
-            None if self.class_scores is None else self.class_scores[index],
-            None if self.number is None else self.number[index],
-        )
+        scores = self.class_scores
+        if scores is not None:
+            # Rows in any order: `take` copies each as a piece, an index number by number.
+            scores = scores[index] if isinstance(index, slice) else scores.take(index, axis=0)
+        number = None if self.number is None else self.number[index]
+        return Said(self.score[index], self.label[index], scores, number)
 
     @classmethod
     def join(cls, parts: Sequence["Said"]) -> "Said":
@@ -87,7 +87,8 @@ class Detections:
 
     def take(self, index: Index | slice) -> "Detections":
         """Return some of the rows."""
-        return Detections(self.boxes[index], self.patch[index], self.said.take(index))
+        boxes = self.boxes[index] if isinstance(index, slice) else self.boxes.T.take(index, axis=1).T
+        return Detections(boxes, self.patch[index], self.said.take(index))
 
     @classmethod
     def of(cls, table: pa.Table) -> "Detections":

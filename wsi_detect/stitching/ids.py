@@ -14,9 +14,10 @@ Words = NDArray[np.uint64]
 
 #: Boxes are told apart to 1/100 px.
 _STEPS_A_PX = 100
-#: Columns of the text 8-4-4-4-12 that hold no hyphen.
-_DIGITS = np.array([k for k in range(36) if k not in (8, 13, 18, 23)])
-_HEX = np.frombuffer(b"0123456789abcdef", dtype=np.uint8)
+#: First and last digit of each group of the text 8-4-4-4-12.
+_GROUPS = ((0, 8), (8, 12), (12, 16), (16, 20), (20, 32))
+#: Two digits of each octet.
+_HEX = np.frombuffer("".join(f"{octet:02x}" for octet in range(256)).encode(), dtype=np.uint16)
 
 
 def cell_ids(slide_id: str, model_id: str, label: NDArray[np.integer], sides: Boxes) -> pa.StringArray:
@@ -31,7 +32,7 @@ def cell_ids(slide_id: str, model_id: str, label: NDArray[np.integer], sides: Bo
         label: (N,) places among `NAMES`.
         sides: (4, N) x0, y0, x1, y1, slide px.
     """
-    words = _seeds(slide_id, model_id)[:, label]
+    words = _seeds(slide_id, model_id).take(label, axis=1)
     for side in np.round(sides * _STEPS_A_PX).astype(np.int64).view(np.uint64):
         words = _mix(words, side)
     again = _occurrence(words)
@@ -58,6 +59,9 @@ def _mix(words: Words, value: Words) -> Words:
 
 def _occurrence(words: Words) -> Words:
     """Return how many equal words came before: (2, N) → (N,)."""
+    known = np.sort(words[0])
+    if (known[1:] != known[:-1]).all():
+        return np.zeros(len(known), dtype=np.uint64)
     order = order_of(words[0])
     new = np.append(True, (np.diff(words[:, order]) != 0).any(axis=0))[: len(order)]
     run = np.arange(len(order)) - np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
@@ -71,7 +75,9 @@ def _as_text(words: Words) -> pa.StringArray:
     high = high & np.uint64(0xFFFFFFFFFFFF0FFF) | np.uint64(8 << 12)
     low = low & np.uint64(0x3FFFFFFFFFFFFFFF) | np.uint64(2 << 62)
     octets = np.column_stack([high, low]).astype(">u8").view(np.uint8).reshape(-1, 16)
+    digits = _HEX[octets].view(np.uint8)
     text = np.full((len(octets), 36), ord("-"), dtype=np.uint8)
-    text[:, _DIGITS[::2]], text[:, _DIGITS[1::2]] = _HEX[octets >> 4], _HEX[octets & 15]
+    for hyphens, (first, after) in enumerate(_GROUPS):
+        text[:, first + hyphens : after + hyphens] = digits[:, first:after]
     offsets = np.arange(len(octets) + 1, dtype=np.int32) * 36
     return pa.StringArray.from_buffers(len(octets), pa.py_buffer(offsets), pa.py_buffer(text))

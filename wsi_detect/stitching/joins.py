@@ -37,9 +37,9 @@ def united(views: Views, groups: Groups, margin: float) -> tuple[Boxes, NDArray[
     for side, outwards in enumerate(_OUTWARDS):
         goes_on = outwards * (views.sides[side, groups.member] - windows[side]) > 0
         beyond |= goes_on & (cut >> np.uint8(side) & np.uint8(1) > 0)
-    sides = views.sides[:, groups.founding]
+    sides = views.sides.take(groups.founding, axis=1)
     _grow(sides, views.sides[:, groups.member[beyond]], groups.cell[beyond])
-    pieces, edges = views.sides[:, groups.member], views.edges[groups.member]
+    pieces, edges = views.sides.take(groups.member, axis=1), views.edges[groups.member]
     return sides, _open(sides, pieces, edges, groups.cell, margin)
 
 
@@ -65,7 +65,7 @@ def _facing(cells: Cells, ios: float) -> tuple[Index, Index]:
     pieces = np.flatnonzero(cells.edges)
     a, b = overlapping(cells.sides, np.arange(len(cells)), pieces)
     one, other = np.append(a, b), np.append(b, a)
-    p, q = cells.sides[:, one], cells.sides[:, other]
+    p, q = cells.sides.take(one, axis=1), cells.sides.take(other, axis=1)
     faces = np.zeros(len(one), dtype=bool)
     for axis, along in ((0, 1), (1, 0)):
         opens = cells.edges[one] & np.uint8(4 << axis) > 0

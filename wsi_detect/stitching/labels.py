@@ -73,4 +73,4 @@ def merge_class_scores(group: Index, class_scores: NDArray[np.float32]) -> NDArr
     _, start = np.unique(group[order], return_index=True)
     if not len(start):
         return class_scores[:0]
-    return np.asarray(np.maximum.reduceat(class_scores[order], start, axis=0), dtype=np.float32)
+    return np.asarray(np.maximum.reduceat(class_scores.take(order, axis=0), start, axis=0), dtype=np.float32)

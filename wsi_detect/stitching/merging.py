@@ -36,9 +36,9 @@ def cells_of(views: Views, said: Said, founder: Index, place: Index, config: Sti
     voice[several] = member[labels.decide(shared.cell, opinions, margin=config.score_margin)]
     scores = None
     if said.class_scores is not None:
-        scores = said.class_scores[founding]
-        scores[several] = labels.merge_class_scores(shared.cell, said.class_scores[member])
-    sides, edges = views.sides[:, founding], np.zeros(len(founding), dtype=np.uint8)
+        scores = said.class_scores.take(founding, axis=0)
+        scores[several] = labels.merge_class_scores(shared.cell, said.class_scores.take(member, axis=0))
+    sides, edges = views.sides.take(founding, axis=1), np.zeros(len(founding), dtype=np.uint8)
     cut = views.cut[founding]
     if config.refine:
         mean = ~cut & (support > 1)
@@ -72,5 +72,5 @@ def refined(views: Views, said: Said, groups: Groups) -> Boxes:
     # A detector may score at or below zero; such a view still counts, if hardly.
     weight = np.maximum(said.score[groups.member], 1e-6)
     start = np.flatnonzero(np.diff(groups.cell, prepend=-1))
-    sums = np.add.reduceat(views.sides[:, groups.member] * weight, start, axis=1)
+    sums = np.add.reduceat(views.sides.take(groups.member, axis=1) * weight, start, axis=1)
     return np.asarray(sums / np.add.reduceat(weight, start))

@@ -43,7 +43,7 @@ class Views:
     def take(self, index: Index) -> "Views":
         """Return some of the views."""
         return Views(
-            self.sides[:, index],
+            self.sides.take(index, axis=1),
             self.patch[index],
             self.owned[index],
             self.edges[index],

@@ -45,7 +45,7 @@ def overlapping(sides: Boxes, apart: Index, chosen: Index) -> tuple[Index, Index
         apart: (N,) such as the patch: boxes that agree in it are no pair.
         chosen: (K,) indices of the boxes to look at.
     """
-    found = list(_joined(sides[:, chosen], apart[chosen])) if len(chosen) > 1 else []
+    found = list(_joined(sides.take(chosen, axis=1), apart[chosen])) if len(chosen) > 1 else []
     if not found:
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     first, second = (np.concatenate(column) for column in zip(*found, strict=True))
@@ -68,7 +68,7 @@ def compare(views: Views, first: Index, second: Index, *, iou: float, ios: float
         iou: least intersection over union (in the shared area, if cut) of one cell.
         ios: least intersection over the smaller box of one cell, where a box is cut.
     """
-    a, b = views.sides[:, first], views.sides[:, second]
+    a, b = views.sides.take(first, axis=1), views.sides.take(second, axis=1)
     shared = _area(*np.maximum(a[:2], b[:2]), *np.minimum(a[2:], b[2:]))
     sizes = _area(*a), _area(*b)
     likeness = shared / (sizes[0] + sizes[1] - shared)
@@ -110,14 +110,14 @@ class _Shelves:
 
     @classmethod
     def of(cls, sides: Boxes, chosen: Index, corner: tuple[float, float]) -> "_Shelves":
-        x0, y0, x1, y1 = sides[:, chosen]
+        x0, y0, x1, y1 = sides.take(chosen, axis=1)
         largest = max(float((x1 - x0).max()), float((y1 - y0).max()))
         # A row number must fit its bits; a little room, so that rounding never hides a neighbour.
         pitch = max(largest * (1 + 1e-6), float(y0.max() - corner[1]) / 2**20)
         row = np.floor((y0 - corner[1]) / pitch).astype(np.int64)
         key = row * _ROW + np.floor((x0 - corner[0]) * _STEPS).astype(np.int64)
         order = order_of(key.view(np.uint64))
-        return cls(chosen[order], sides[:, chosen[order]], key[order], row[order], pitch, corner)
+        return cls(chosen[order], sides.take(chosen[order], axis=1), key[order], row[order], pitch, corner)
 
     def row_of(self, y: Boxes) -> Index:
         return np.floor((y - self.corner[1]) / self.pitch).astype(np.int64)
