@@ -10,8 +10,8 @@ import yaml
 
 from wsi_detect import __version__, artifact, schema, taxonomy
 from wsi_detect.annotations.class_map import CLASSES_NAME, ClassMap
-from wsi_detect.config import Config, digest
-from wsi_detect.data.card_schema import PERSON, UNKNOWN, Card
+from wsi_detect.config import MAX_BYTES, Config, digest
+from wsi_detect.data.card_schema import HEADINGS, PERSON, UNKNOWN, Card
 from wsi_detect.data.leaks import Leak
 from wsi_detect.errors import ConfigError
 
@@ -61,7 +61,6 @@ def write_card(
     slides: Sequence[CardSlide],
     annotations: Path,
     *,
-    template: Path,
     source: Path,
     tiling: Config,
     leaks: Sequence[Leak] = (),
@@ -72,7 +71,6 @@ def write_card(
         out: folder of the card.
         slides: of the data set.
         annotations: `annotations.parquet` of the data set.
-        template: `TEMPLATE.md`, whose keys and headings the card gets.
         source: folder of the card that holds the class map; what a person has already written there is taken over.
         tiling: how the slides were cut.
         leaks: look-alikes between splits that were let pass.
@@ -81,18 +79,19 @@ def write_card(
         Path of the card.
 
     Raises:
-        ConfigError: template or source is not front matter between two lines of three dashes, and prose.
+        ConfigError: the source's card is not front matter between two lines of three dashes, and prose.
     """
-    prose = read_card(template)[1]
     given, written = read_card(source / CARD_NAME) if (source / CARD_NAME).exists() else ({}, None)
-    given = {key: value for key, value in given.items() if value not in (PERSON, UNKNOWN)}
+    given = {key: value for key, value in given.items() if value not in (PERSON, [PERSON], UNKNOWN)}
     groups = _groups([slide.said.get("patient_id") or slide.slide_id for slide in slides])
     counted = _counted(slides, groups, annotations, ClassMap.from_card(source))
     counted["built"] |= {"tiling": digest(tiling), "look_alikes": [str(leak) for leak in leaks]}
-    facts = dict.fromkeys(Card.model_fields, PERSON) | {"name": source.resolve().name} | _said(slides) | given | counted
-    # The folder may be called otherwise than the card it was made from.
+    # What came through a class map has names of the Bethesda System.
+    blank: dict[str, Any] = {"name": source.resolve().name, "specimen": "cervix"}
+    blank |= {key: [PERSON] for key in ("known_faults", "allowed_uses", "forbidden_uses")}
+    facts = dict.fromkeys(Card.model_fields, PERSON) | blank | _said(slides) | given | counted
     facts["references"] = {**given.get("references", {}), **_REFERENCES}
-    written = _headings(prose) if written is None else written
+    written = _headings() if written is None else written
     text = yaml.safe_dump(
         {key: facts[key] for key in Card.model_fields}, sort_keys=False, allow_unicode=True, width=120
     )
@@ -108,16 +107,31 @@ def read_card(path: Path) -> tuple[dict[str, Any], str]:
     """Read the facts and the prose of a card.
 
     Raises:
-        ConfigError: it is not made of both.
+        ConfigError: it cannot be read, or is not made of both.
     """
-    parts = path.read_text(encoding="utf-8").split("---\n", 2)
     try:
-        facts = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0] else None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: the front matter is not valid YAML: {error}") from error
+        raw = path.read_bytes()
+        parts = raw.decode().replace("\r\n", "\n").split("---\n", 2) if len(raw) <= MAX_BYTES else []
+    except OSError as error:
+        raise ConfigError(f"cannot read the data card {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error}; save it as that") from error
+    facts = _front_matter(parts[1], path) if len(parts) == 3 and not parts[0] else None
     if not isinstance(facts, dict):
         raise ConfigError(f"{path}: a card begins with its facts between two lines of three dashes")
     return facts, parts[2]
+
+
+def _front_matter(text: str, path: Path) -> Any:
+    try:
+        # A dozen lines of nested aliases unfold to more nodes than there is memory.
+        aliased = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
+        facts = None if aliased else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a plain ValueError
+        raise ConfigError(f"{path}: the front matter is not valid YAML: {error}") from error
+    if aliased:
+        raise ConfigError(f"{path}: YAML aliases (*name) are not used in cards; write the value out")
+    return facts
 
 
 def _groups(owners: Sequence[str]) -> list[str]:
@@ -176,7 +190,7 @@ def _counted(
         "images": _fact(len(slides), _FILES, "counted"),
         "annotations": _fact(labels.total(), _FILES, "counted"),
         "classes": _fact({label: labels[label] for label in imported}, _FILES, "counted"),
-        "splits": _fact(built["slides"], _FILES, "counted"),
+        "splits": _fact({name: len(part) for name, part in parts.items()}, _FILES, "counted"),
         "built": built,
     }
 
@@ -202,9 +216,9 @@ def _tables(built: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _headings(prose: str) -> str:
-    """Keep the headings of the template, and say under each that the text is wanting."""
-    lines = [line for line in prose.splitlines() if line.startswith("#")]
+def _headings() -> str:
+    """Write the headings, and say under each that the text is wanting."""
+    lines = ["# Title", *(f"## {heading}" for heading in HEADINGS)]
     return "\n" + "\n".join(f"{line}\n\n{PERSON}\n" for line in lines)
 
 

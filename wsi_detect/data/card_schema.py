@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from wsi_detect.config import Config
@@ -37,7 +37,7 @@ T = TypeVar("T")
 Sure = Literal["counted", "stated", "third party", "assumed", "unchecked", "unknown"]
 Permission = Literal["allowed", "forbidden", "unknown"]
 Derivatives = Literal["allowed", "share-alike", "forbidden", "unknown"]
-Text = Annotated[str, Field(min_length=1)]
+Text = Annotated[str, Field(min_length=1), AfterValidator(lambda text: _by_a_person(text))]
 Count = Annotated[int, Field(ge=0, strict=True)]
 #: The range `open_slide` accepts, µm per px.
 Resolution = Annotated[float, Field(ge=0.05, le=10, strict=True)]
@@ -57,12 +57,17 @@ _KNOWN: dict[str, tuple[Permission, Permission, Derivatives]] = {
 _FREEDOM = ("forbidden", "unknown", "share-alike", "allowed")
 
 
+def _by_a_person(value: Any) -> Any:
+    if value == PERSON:
+        raise ValueError(f"still says {PERSON!r}")
+    return value
+
+
 def _written_out(values: Any, empty: Mapping[str, Any]) -> Any:
     """Read `unknown` as a fact without a value, and tell a bare value what a fact looks like."""
     if values == UNKNOWN:
         return {**empty, "sure": UNKNOWN}
-    if values == PERSON:
-        raise ValueError(f"still says {PERSON!r}")
+    _by_a_person(values)
     if not isinstance(values, Mapping | Fact | Licence):
         raise ValueError(f"{values!r} does not say where it is from; write value, source and sure")
     return values

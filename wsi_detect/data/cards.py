@@ -8,7 +8,7 @@ import wsi_detect
 from wsi_detect import artifact
 from wsi_detect.annotations.class_map import CLASSES_NAME, ClassMap
 from wsi_detect.data.card import CARD_NAME, SPLITS_NAME, read_card
-from wsi_detect.data.card_schema import HEADINGS, Card, read_facts
+from wsi_detect.data.card_schema import HEADINGS, PERSON, UNKNOWN, Card, read_facts
 from wsi_detect.data.leaks import Item, Leak, find_leaks, hash_file
 from wsi_detect.data.split import check_leak, read_split_rows
 from wsi_detect.errors import ConfigError, LabelError
@@ -47,13 +47,19 @@ def _inside(place: Path) -> list[Path]:
     return sorted(card.parent for card in place.glob(f"*/{CARD_NAME}"))
 
 
-def load_card(folder: Path) -> Card:
+def load_card(folder: Path, *, draft: bool = False) -> Card:
     """Read the facts of a card.
+
+    Args:
+        folder: of the card.
+        draft: take what is still to be written by a person for unknown.
 
     Raises:
         ConfigError: the front matter is wrong; every fault is named with its key.
     """
     values, _ = read_card(folder / CARD_NAME)
+    if draft:
+        values = {k: UNKNOWN if v == PERSON else [UNKNOWN] if v == [PERSON] else v for k, v in values.items()}
     card, faults = read_facts(values, str(folder / CARD_NAME))
     if card is None:
         raise ConfigError("\n".join(faults))
@@ -84,7 +90,7 @@ def check_card(folder: Path) -> list[str]:
     path = folder / CARD_NAME
     try:
         values, prose = read_card(path)
-    except (ConfigError, OSError, UnicodeDecodeError) as error:
+    except ConfigError as error:
         return [str(error)]
     card, faults = read_facts(values, str(path))
     headings = tuple(line.removeprefix("## ") for line in prose.splitlines() if line.startswith("## "))

@@ -6,8 +6,9 @@ turned on the stage is the same field. It finds copies, whatever was done to the
 orientation, and second photographs of a field; it does not find fields that merely overlap.
 """
 
+import logging
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,12 +28,16 @@ MAX_DISTANCE = 64
 
 Hash = NDArray[np.uint64]
 Kind = Literal["patient", "slide", "look-alike"]
+#: What is done about look-alikes.
+Rule = Literal["refuse", "report", "off"]
 
 _SIDE = 64
 _FREQUENCIES = 16
 _OVERVIEW_PX = 1024
 #: Standard deviation of the grey values, of 255, below which a picture is blank.
 _LEAST_CONTRAST = 0.5
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +108,14 @@ def hash_file(path: Path) -> Hash | None:
         raise LabelError(f"{path}: the picture cannot be decoded: {error}") from error
 
 
-def hash_slide(path: Path, mpp: float | None = None) -> Hash | None:
+def hash_slide(path: Path) -> Hash | None:
     """Return the hash of the middle of a slide's overview; None for a file that is no readable slide.
 
     The middle alone, because round deposits on clean glass are alike as a whole.
     """
     try:
-        with open_slide(path, mpp=mpp) as slide:
+        # Any resolution will do, and the file's own may be one that is refused.
+        with open_slide(path, mpp=1.0) as slide:
             rgb, _ = thumbnail(slide, _OVERVIEW_PX)
     except SlideError:
         return None
@@ -132,15 +138,28 @@ def find_leaks(items: Sequence[Item], max_distance: int = MAX_DISTANCE) -> list[
     return [*of_patients, *of_slides, *_look_alikes(items, max_distance)]
 
 
-def refuse_leaks(leaks: Iterable[Leak], *, remedy: str) -> None:
-    """Refuse a data set with leaks.
+def check_slides(slides: Mapping[str, Path], split: Mapping[str, str], rule: Rule) -> list[Leak]:
+    """Look for slides that look alike in different splits, before they are tiled.
+
+    Args:
+        slides: slide id → file.
+        split: name of the split of each slide.
+        rule: refuse them, report them (in the log, and to the caller), or look away.
 
     Raises:
-        LabelError: with every leak, and the remedy.
+        LabelError: there are some, and the rule refuses them.
     """
-    found = [str(leak) for leak in leaks]
+    if rule == "off":
+        return []
+    found = find_leaks([Item(name, split[name], looks=hash_slide(path)) for name, path in slides.items()])
+    text = f"{len(found)} pairs of slides across the splits: {'; '.join(map(str, found))}"
+    if found and rule == "refuse":
+        raise LabelError(
+            f"{text}; take one of each out, or if they are different slides set dataset.look_alikes: report"
+        )
     if found:
-        raise LabelError(f"{len(found)} leaks between splits: {'; '.join(found)}; {remedy}")
+        _log.warning("leaks: %s", text)
+    return found
 
 
 def _shared(items: Sequence[Item], kind: Kind, owner: Callable[[Item], Hashable | None]) -> list[Leak]:

@@ -17,6 +17,8 @@ _NEEDS: dict[Use, tuple[str, ...]] = {
     "release": ("research", "derivatives"),
 }
 _GRANTED = ("allowed", "share-alike")
+#: Beyond research hearsay is not enough: the terms must have been read where their owner put them.
+_SURE = ("counted", "stated")
 
 
 def allowed_uses(card: Card) -> tuple[Use, ...]:
@@ -28,7 +30,7 @@ def check_use(card: Card, use: Use) -> None:
     """Refuse a use the licence does not allow.
 
     Silence is no permission: an unknown licence allows nothing, unless the card's writer put down `research: allowed`
-    and answers for it with a source.
+    and answers for it. Terms that only third parties tell of allow research alone.
 
     Raises:
         LicenceError: with card, licence and use.
@@ -46,4 +48,7 @@ def check_use(card: Card, use: Use) -> None:
 
 def _missing(card: Card, use: Use) -> list[str]:
     said = {need: str(getattr(card.licence, need)) for need in _NEEDS[use]}
-    return [f"{need}: {answer}" for need, answer in said.items() if answer not in _GRANTED]
+    faults = [f"{need}: {answer}" for need, answer in said.items() if answer not in _GRANTED]
+    if not faults and use != "research" and card.licence.sure not in _SURE:
+        faults = [f"its terms are {card.licence.sure}"]
+    return faults

@@ -15,8 +15,8 @@ _log = logging.getLogger(__name__)
 def with_card(config: TrainingConfig, annotations: Path) -> TrainingConfig:
     """Check the use against the card of the data set, and enter the card's name where the configuration has none.
 
-    A data set without a card, put together by hand, may be trained on for research, with a warning; nobody has said that
-    more is allowed.
+    A data set without a card, put together by hand, may be trained on for research, with a warning; nobody has said
+    that more is allowed.
 
     Args:
         config: of the run.
@@ -30,12 +30,12 @@ def with_card(config: TrainingConfig, annotations: Path) -> TrainingConfig:
     if not (folder / CARD_NAME).is_file():
         if config.use != "research":
             raise LicenceError(
-                f"no data card in {folder}, so nothing allows the use {config.use!r}; build the data set with a card that "
-                "states its licence, or train for research (training.use)"
+                f"no data card in {folder}, so nothing allows the use {config.use!r}; build the data set with a card "
+                "that states its licence, or train for research (training.use)"
             )
         _log.warning("train: no data card in %s; nobody has checked what the licence of the data allows", folder)
         return config
-    card = load_card(folder)
+    card = load_card(folder, draft=True)
     check_use(card, config.use)
     if named not in ("unknown", card.name):
         raise ConfigError(f"training.description.data_card is {named!r}, but the card in {folder} is {card.name!r}")
