@@ -82,14 +82,17 @@ def write_card(
         ConfigError: the source's card is not front matter between two lines of three dashes, and prose.
     """
     given, written = read_card(source / CARD_NAME) if (source / CARD_NAME).exists() else ({}, None)
-    given = {key: value for key, value in given.items() if value not in (PERSON, [PERSON], UNKNOWN)}
+    given = {key: value for key, value in given.items() if value not in (PERSON, [PERSON])}
     groups = _groups([slide.said.get("patient_id") or slide.slide_id for slide in slides])
     counted = _counted(slides, groups, annotations, ClassMap.from_card(source))
     counted["built"] |= {"tiling": digest(tiling), "look_alikes": [str(leak) for leak in leaks]}
     # What came through a class map has names of the Bethesda System.
     blank: dict[str, Any] = {"name": source.resolve().name, "specimen": "cervix"}
     blank |= {key: [PERSON] for key in ("known_faults", "allowed_uses", "forbidden_uses")}
-    facts = dict.fromkeys(Card.model_fields, PERSON) | blank | _said(slides) | given | counted
+    # The manifest knows better than a card that says unknown, and a person better than the manifest.
+    unknown = {key: value for key, value in given.items() if value == UNKNOWN}
+    known = {key: value for key, value in given.items() if value != UNKNOWN}
+    facts = dict.fromkeys(Card.model_fields, PERSON) | blank | unknown | _said(slides) | known | counted
     facts["references"] = {**given.get("references", {}), **_REFERENCES}
     written = _headings() if written is None else written
     text = yaml.safe_dump(
@@ -124,9 +127,9 @@ def read_card(path: Path) -> tuple[dict[str, Any], str]:
 
 def _front_matter(text: str, path: Path) -> Any:
     try:
-        # A dozen lines of nested aliases unfold to more nodes than there is memory.
+        facts = yaml.safe_load(text)  # first: it gives up on deep nesting, which `parse` walks for minutes
+        # A dozen lines of nested aliases unfold, when somebody walks them, to more nodes than there is memory.
         aliased = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
-        facts = None if aliased else yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date is a plain ValueError
         raise ConfigError(f"{path}: the front matter is not valid YAML: {error}") from error
     if aliased:

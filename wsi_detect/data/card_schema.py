@@ -253,8 +253,8 @@ def _fault(problem: Mapping[str, Any]) -> str:
         return message  # of the card as a whole; the sentence names its keys
     if problem["type"] == "missing":
         message = "missing"
-    elif message[1:2].islower():
-        message = message[0].lower() + message[1:]
+    elif problem["type"] != "value_error":
+        message = message[0].lower() + message[1:]  # pydantic begins with a capital
     return f"{where}: {message}. It says {field.description}" + (", or `unknown`" if _may_be_unknown(field) else "")
 
 

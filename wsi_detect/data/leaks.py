@@ -80,7 +80,9 @@ def image_hash(rgb: NDArray[np.uint8]) -> Hash | None:
 
     None for a picture with nothing on it: all of those look alike.
     """
-    grey = np.asarray(Image.fromarray(rgb).convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
+    # In floating point: a resized picture rounded to bytes is not quite that of the turned one, turned.
+    small = Image.fromarray(rgb).convert("L").convert("F").resize((_SIDE, _SIDE), Image.Resampling.BOX)
+    grey = np.asarray(small, dtype=np.float64)
     if grey.std() < _LEAST_CONTRAST:
         return None
     waves = np.cos(np.pi * np.outer(np.arange(_FREQUENCIES), 2 * np.arange(_SIDE) + 1) / (2 * _SIDE))
