@@ -108,11 +108,7 @@ BROKEN = [
     ({"split_by": said("day")}, "split_by.value: input should be 'patient', 'slide' or 'image'"),
     ({"classes": said({"low": 10, "normal": 21})}, "classes: 31 in all, but annotations says 30"),
     ({"classes": said({"low": 31, "normal": None})}, "classes: 31 in all, but annotations says 30"),
-    ({"classes": said({"low": 10, "normal": 10, "rare": 10})}, "classes: 'rare' is not both there and in classes.yaml"),
-    ({"classes": said({"low": 30})}, "classes: 'normal' is not both there and in classes.yaml"),
     ({"images": said(4)}, "splits: 3 in all, but images says 4"),
-    ({"splits": said({"train": 1, "val": 2})}, "splits: train 1, val 2, but splits.csv has train 2, val 1"),
-    ({"name": "theirs"}, "name: 'theirs' is not the name of the folder"),
     ({"allowed_uses": []}, "allowed_uses: tuple should have at least 1 item"),
     ({"licence": NC}, "licence: CC-BY-NC-4.0 says forbidden to commercial, not allowed"),
     (
@@ -127,7 +123,16 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("change", "says"), BROKEN, ids=[says[:40] for _, says in BROKEN])
+#: What only the other files of the folder show to be wrong.
+BROKEN_BESIDE = [
+    ({"classes": said({"low": 10, "normal": 10, "rare": 10})}, "classes: 'rare' is not both there and in classes.yaml"),
+    ({"classes": said({"low": 30})}, "classes: 'normal' is not both there and in classes.yaml"),
+    ({"splits": said({"train": 1, "val": 2})}, "splits: train 1, val 2, but splits.csv has train 2, val 1"),
+    ({"name": "theirs"}, "name: 'theirs' is not the name of the folder"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), [*BROKEN, *BROKEN_BESIDE])
 def test_one_thing_wrong_is_one_fault(tmp_path, change, says):
     folder = write(tmp_path / "ours", **change)
     (fault,) = check_card(folder)
@@ -135,7 +140,7 @@ def test_one_thing_wrong_is_one_fault(tmp_path, change, says):
     assert fault.startswith(str(folder / "README.md"))
 
 
-@pytest.mark.parametrize("change", [change for change, says in BROKEN if "classes.yaml" not in says][:27])
+@pytest.mark.parametrize("change", [change for change, _ in BROKEN])
 def test_what_the_check_finds_the_loader_refuses(tmp_path, change):
     folder = write(tmp_path / "ours", **change)
     with pytest.raises(ConfigError) as caught:

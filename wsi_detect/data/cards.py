@@ -154,9 +154,12 @@ def _split_faults(folder: Path, card: Card | None) -> list[str]:
         return []
     try:
         rows = read_split_rows(path)
-        check_leak([row["group"] for row in rows], [row["split"] for row in rows])
     except LabelError as error:
         return [str(error)]
+    try:
+        check_leak([row["group"] for row in rows], [row["split"] for row in rows])
+    except LabelError as error:
+        return [f"{path}: {error}; each belongs in one"]
     counted = Counter(row["split"] for row in rows)
     if card is not None and card.splits.value is not None and counted != card.splits.value:
         said, found = (", ".join(f"{k} {v}" for k, v in sorted(d.items())) for d in (card.splits.value, counted))

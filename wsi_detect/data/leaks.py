@@ -22,8 +22,8 @@ from wsi_detect.errors import LabelError, SlideError
 from wsi_detect.slides import open_slide
 from wsi_detect.slides.resample import thumbnail
 
-#: Pictures whose hashes differ in at most so many of the 255 bits are taken for one. On the data sets of `data_cards/`
-#: that could be looked at, different pictures differ in 88 and more, a copy made much brighter in up to 39.
+#: Pictures whose hashes differ in at most so many of the 255 bits are taken for one. `scripts/look_alikes.py` measures:
+#: on the CRIC fields two differ in 90 and more, a copy made brighter until it is cut at white in up to 55.
 MAX_DISTANCE = 64
 
 Hash = NDArray[np.uint64]
