@@ -83,7 +83,8 @@ def labelled(tmp_path_factory):
     (folder / "card" / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in numbers))
     closed = ("commercial", "redistribution", "derivatives")
     licence = {"name": "none needed", "research": "allowed", "sure": "assumed", **dict.fromkeys(closed, "unknown")}
-    (folder / "card" / "README.md").write_text(f"---\n{yaml.safe_dump({'licence': licence})}---\n\n# Painted\n")
+    facts = {"name": "painted", "specimen": "cervix", "licence": licence}
+    (folder / "card" / "README.md").write_text(f"---\n{yaml.safe_dump(facts)}---\n\n# Painted\n")
     return folder
 
 
@@ -100,7 +101,7 @@ def test_build_train_and_evaluate(labelled, tmp_path):
     assert "ap50" in set(table["metric"].to_pylist())
     assert (tmp_path / "run" / "bundle" / "model.safetensors").exists()
     info = artifact.read_json(tmp_path / "run" / "bundle" / "config.json")
-    assert (info["data_card"], info["training"]["config"]["use"]) == ("card", "research")
+    assert (info["data_card"], info["training"]["config"]["use"]) == ("painted", "research")
 
 
 def test_a_data_set_whose_licence_nobody_wrote_down_is_not_trained_on(labelled, tmp_path):
@@ -127,7 +128,7 @@ def test_a_slide_under_two_names_on_two_sides_is_refused(labelled, tmp_path):
     content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] < 2]
     (tmp_path / "labels.json").write_text(json.dumps(content))
     given = [str(tmp_path / "slides.csv")], tmp_path / "labels.json", labelled / "card"
-    with pytest.raises(LabelError, match="1 pairs of slides across the splits.*look alike"):
+    with pytest.raises(LabelError, match=r"1 pairs of slides across the splits.*look alike"):
         build.main(*given, config, tmp_path / "data")
     assert not list((tmp_path / "data").glob("*/patches.zarr"))
     dataset = config.dataset.model_copy(update={"look_alikes": "report"})

@@ -93,6 +93,24 @@ def test_what_a_person_still_has_to_write_does_not_stop_research(data):
     assert with_card(config(), data(**changes)).description.data_card == "tct-lab"
 
 
+@pytest.mark.parametrize("lost", ["title", "consent", "references", "known_faults"])
+def test_nor_does_what_is_missing(data, tmp_path, lost):
+    annotations = data(licence={**NC, "source": [], "sure": "assumed"})
+    path = tmp_path / "card" / "README.md"
+    facts = yaml.safe_load(path.read_text().strip("-\n"))
+    path.write_text(f"---\n{yaml.safe_dump({k: v for k, v in facts.items() if k != lost})}---\n")
+    assert with_card(config(), annotations).description.data_card == "tct-lab"
+
+
+@pytest.mark.parametrize("lost", ["name", "specimen"])
+def test_a_card_has_at_least_a_name_and_a_specimen(data, tmp_path, lost):
+    annotations, path = data(), tmp_path / "card" / "README.md"
+    facts = yaml.safe_load(path.read_text().strip("-\n"))
+    path.write_text(f"---\n{yaml.safe_dump({k: v for k, v in facts.items() if k != lost})}---\n")
+    with pytest.raises(ConfigError, match=rf"README\.md: {lost}: missing"):
+        with_card(config(), annotations)
+
+
 def test_a_broken_card_stops_it(data):
     with pytest.raises(ConfigError, match=r"README\.md: stain: 'Pap' does not say where it is from"):
         with_card(config(), data(stain="Pap"))
@@ -104,7 +122,7 @@ def test_the_name_of_the_card_may_be_given(data, named):
 
 
 def test_another_name_is_refused(data):
-    with pytest.raises(ConfigError, match="data_card is 'cric', but the card in .* is 'tct-lab'"):
+    with pytest.raises(ConfigError, match=r"data_card is 'cric', but the card in .* is 'tct-lab'"):
         with_card(config(description={"data_card": "cric"}), data())
 
 

@@ -11,7 +11,7 @@ import yaml
 from wsi_detect import __version__, artifact, schema, taxonomy
 from wsi_detect.annotations.class_map import CLASSES_NAME, ClassMap
 from wsi_detect.config import MAX_BYTES, Config, digest
-from wsi_detect.data.card_schema import HEADINGS, PERSON, UNKNOWN, Card
+from wsi_detect.data.card_schema import HEADINGS, LISTS, PERSON, UNKNOWN, Card
 from wsi_detect.data.leaks import Leak
 from wsi_detect.errors import ConfigError
 
@@ -88,7 +88,7 @@ def write_card(
     counted["built"] |= {"tiling": digest(tiling), "look_alikes": [str(leak) for leak in leaks]}
     # What came through a class map has names of the Bethesda System.
     blank: dict[str, Any] = {"name": source.resolve().name, "specimen": "cervix"}
-    blank |= {key: [PERSON] for key in ("known_faults", "allowed_uses", "forbidden_uses")}
+    blank |= {key: [PERSON] for key in LISTS}
     # The manifest knows better than a card that says unknown, and a person better than the manifest.
     unknown = {key: value for key, value in given.items() if value == UNKNOWN}
     known = {key: value for key, value in given.items() if value != UNKNOWN}

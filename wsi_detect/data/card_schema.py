@@ -32,6 +32,8 @@ HEADINGS = (
     "Known faults",
     "Uses",
 )
+#: Keys that are lists of sentences, not facts.
+LISTS = ("known_faults", "allowed_uses", "forbidden_uses")
 
 T = TypeVar("T")
 Sure = Literal["counted", "stated", "third party", "assumed", "unchecked", "unknown"]

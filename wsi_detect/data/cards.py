@@ -3,12 +3,13 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import wsi_detect
 from wsi_detect import artifact
 from wsi_detect.annotations.class_map import CLASSES_NAME, ClassMap
 from wsi_detect.data.card import CARD_NAME, SPLITS_NAME, read_card
-from wsi_detect.data.card_schema import HEADINGS, PERSON, UNKNOWN, Card, read_facts
+from wsi_detect.data.card_schema import HEADINGS, LISTS, PERSON, UNKNOWN, Card, read_facts
 from wsi_detect.data.leaks import Item, Leak, find_leaks, hash_file
 from wsi_detect.data.split import check_leak, read_split_rows
 from wsi_detect.errors import ConfigError, LabelError
@@ -17,6 +18,8 @@ from wsi_detect.errors import ConfigError, LabelError
 FOLDER = "data_cards"
 #: Where the card of a data set is: beside its annotations.
 BESIDE = "card"
+#: What no draft can do without, or has by itself.
+_NEEDED = ("name", "specimen", "references", "built")
 _PICTURES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"})
 
 
@@ -52,18 +55,22 @@ def load_card(folder: Path, *, draft: bool = False) -> Card:
 
     Args:
         folder: of the card.
-        draft: take what is still to be written by a person for unknown.
+        draft: take what is missing, or still to be written by a person, for unknown; not its name and specimen.
 
     Raises:
         ConfigError: the front matter is wrong; every fault is named with its key.
     """
     values, _ = read_card(folder / CARD_NAME)
-    if draft:
-        values = {k: UNKNOWN if v == PERSON else [UNKNOWN] if v == [PERSON] else v for k, v in values.items()}
-    card, faults = read_facts(values, str(folder / CARD_NAME))
+    card, faults = read_facts(_drafted(values) if draft else values, str(folder / CARD_NAME))
     if card is None:
         raise ConfigError("\n".join(faults))
     return card
+
+
+def _drafted(values: dict[str, Any]) -> dict[str, Any]:
+    open_keys = [key for key in Card.model_fields if values.get(key, PERSON) in (PERSON, [PERSON])]
+    blank: dict[str, Any] = {key: [UNKNOWN] if key in LISTS else UNKNOWN for key in open_keys if key not in _NEEDED}
+    return {"references": {}} | values | blank
 
 
 def take_card(folder: Path, annotations: Path) -> Path:
