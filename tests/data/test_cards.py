@@ -217,7 +217,7 @@ def test_a_card_travels_with_its_annotations(tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "classes.yaml").write_text(CLASSES)
-    assert not (take_card(bare, tmp_path / "other" / "annotations.parquet") / "README.md").exists()
+    assert not (take_card(bare, annotations) / "README.md").exists()
 
 
 def licence(**changes):

@@ -1,14 +1,16 @@
 """Training answers to the data card beside the annotations: its licence, its name."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from wsi_detect.data.card_schema import PERSON
+from wsi_detect.detectors.info import bundled_models, read_info
 from wsi_detect.errors import ConfigError, LicenceError
 from wsi_detect.training.config import TrainingConfig
-from wsi_detect.training.licence import with_card
+from wsi_detect.training.licence import check_start, with_card
 
 UNKNOWN = (
     *("source", "attribution", "access", "consent", "patients", "slides", "preparation", "stain", "scanner", "mpp"),
@@ -141,3 +143,24 @@ def test_without_a_card_nothing_else_does(tmp_path, use):
 def test_a_use_nobody_knows():
     with pytest.raises(ValueError, match="research"):
         config(use="diagnosis")
+
+
+@pytest.mark.parametrize(
+    ("before", "allowed"),
+    [
+        ("research", {"research"}),
+        ("release", {"research", "release"}),
+        ("commercial", {"research", "release", "commercial"}),
+        (None, {"research", "release", "commercial"}),
+        ("a later invention", set()),
+    ],
+)
+def test_weights_carry_the_use_they_were_trained_for(before, allowed):
+    trained = {} if before is None else {"config": {"use": before}}
+    info = replace(read_info(next(iter(bundled_models().values()))), training=trained)
+    for use in ("research", "release", "commercial"):
+        if use in allowed:
+            check_start(info, use)
+        else:
+            with pytest.raises(LicenceError, match=f"was trained for the use '{before}' on cric-cervix-pap"):
+                check_start(info, use)

@@ -76,7 +76,7 @@ def _drafted(values: dict[str, Any]) -> dict[str, Any]:
 def take_card(folder: Path, annotations: Path) -> Path:
     """Copy a card beside the annotations that were imported through it: from there on it travels with the data set.
 
-    What a program does not read stays behind; a folder without `README.md` leaves none.
+    A folder without `README.md` leaves none, and takes away that of an earlier import: it spoke of other data.
     """
     target = card_of(annotations)
     if target.resolve() == folder.resolve():
@@ -84,6 +84,8 @@ def take_card(folder: Path, annotations: Path) -> Path:
     for name in (CARD_NAME, CLASSES_NAME):
         if (folder / name).is_file():
             artifact.write_bytes(target / name, (folder / name).read_bytes())
+        else:
+            (target / name).unlink(missing_ok=True)
     return target
 
 

@@ -5,9 +5,17 @@ from pathlib import Path
 
 from wsi_detect.data.card import CARD_NAME
 from wsi_detect.data.cards import card_of, load_card
-from wsi_detect.data.use import check_use
+from wsi_detect.data.use import Use, check_use
+from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.errors import ConfigError, LicenceError
 from wsi_detect.training.config import TrainingConfig
+
+#: What weights may be used for that were trained for a use.
+_WITHIN: dict[str, tuple[Use, ...]] = {
+    "research": ("research",),
+    "release": ("research", "release"),
+    "commercial": ("research", "release", "commercial"),
+}
 
 _log = logging.getLogger(__name__)
 
@@ -43,3 +51,19 @@ def with_card(config: TrainingConfig, annotations: Path) -> TrainingConfig:
     _log.info("train: data card %s, %s; %s", card.name, licence.name, licence.conditions or "no conditions stated")
     description = config.description.model_copy(update={"data_card": card.name})
     return config.model_copy(update={"description": description})
+
+
+def check_start(info: DetectorInfo, use: Use) -> None:
+    """Refuse to begin with weights that were trained for less: the licence of their data goes on in them.
+
+    Bundles that say nothing of a use were made before there was one to declare, and pass.
+
+    Raises:
+        LicenceError: with bundle and both uses.
+    """
+    before = info.training.get("config", {}).get("use")
+    if before is not None and use not in _WITHIN.get(before, ()):
+        raise LicenceError(
+            f"training.start_from: {info.model_id} was trained for the use {before!r} on {info.data_card}, which does "
+            f"not cover {use!r}; begin with other weights, or train for {before!r} (training.use)"
+        )

@@ -32,7 +32,7 @@ from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.training.callbacks import ModelAverage, RandomState
 from wsi_detect.training.config import TrainingConfig
-from wsi_detect.training.licence import with_card
+from wsi_detect.training.licence import check_start, with_card
 from wsi_detect.training.module import DetectionModule
 
 BUNDLE = "bundle"
@@ -60,7 +60,8 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
         StaleArtifactError: `out` holds a run of another configuration or another index.
         ConfigError: unknown detector, sampler or augmentation, or a bundle to start from that does not fit; or the card
             of the data set is broken, or another than the configuration names.
-        LicenceError: the licence on that card does not allow `config.use`.
+        LicenceError: the licence on that card does not allow `config.use`, or the weights to start from were trained
+            for less.
         NonFiniteError: a loss became NaN or infinite.
     """
     config = config or TrainingConfig()
@@ -94,6 +95,7 @@ def _first_weights(index: PatchIndex, config: TrainingConfig) -> DenseDetector:
     model = build_detector(config.detector, len(index.classes), config.options)
     if config.start_from:
         other, info = load_bundle(Path(config.start_from))
+        check_start(info, config.use)
         if info.classes != index.classes:
             known, wanted = ", ".join(info.classes), ", ".join(index.classes)
             raise ConfigError(f"training.start_from: {info.model_id} knows {known}; the data set has {wanted}")
