@@ -20,6 +20,7 @@ FACTS = {
         *("11,534", "6,779", "606", "1,360", "925", "1,703", "161", "1,376 x 1,020", "count from 1", "conventional"),
         *("10.6084/m9.figshare.c.4960286.v2", "10.1038/s41597-021-00933-8", "1abfbaaf21d1ac32f26e1d4ee26dcc3d91c9f5d9"),
         *("90 px", "x = 1279", "y = 1019", "neutrophils", "4:2:0", "outlines", "40x", "figshare"),
+        *("`scale_from_original`", "points.csv", "61 NILM to one SCC", "7, 10 and 8", "2, 3 and 3", "JSON and CSV"),
     ],
     "riva": [
         *("828", "131", "81", "13,267", "2,112", "100 x 100", "clustering", "INFL: 4360", "NILM: 3821", "LSIL: 1581"),

@@ -204,6 +204,9 @@ def test_cards_are_found(tmp_path, monkeypatch):
     assert "cric-cervix-pap" in {folder.name for folder in find_cards()}  # those of this checkout
     with pytest.raises(ConfigError, match="neither is a data card"):
         find_cards([tmp_path / "empty"])
+    monkeypatch.setattr("wsi_detect.__file__", str(tmp_path / "installed" / "wsi_detect" / "__init__.py"))
+    with pytest.raises(ConfigError, match="there is no folder data_cards here"):
+        find_cards()
 
 
 def test_a_card_travels_with_its_annotations(tmp_path):
