@@ -34,17 +34,11 @@ def test_the_cards_are_a_table(cli):
 
 def test_or_json(cli):
     rows = json.loads(cli("cards", FOLDER, "--json")[1])
-    (riva,) = (row for row in rows if row["card"] == "riva")
-    assert riva == {
-        "card": "riva",
-        "licence": "CC-BY-4.0",
-        "may be used for": ["research", "commercial", "release"],
-        "images": "~1,040",
-        "annotations": "~15,379",
-        "preparation": "conventional smear",
-        "mpp": None,
-        "classes": ["SCC", "HSIL", "ASC-H", "LSIL", "ASC-US", "ENDO", "INFL", "NILM"],
-    }
+    (riva,) = (row for row in rows if row["name"] == "riva")
+    assert (riva["folder"], riva["licence"]["spdx"]) == (str(FOLDER / "riva"), "CC-BY-4.0")
+    assert riva["may_be_used_for"] == ["research", "commercial", "release"]
+    assert riva["taxonomy"] == ["SCC", "HSIL", "ASC-H", "LSIL", "ASC-US", "ENDO", "INFL", "NILM"]
+    assert (riva["images"]["value"], riva["images"]["sure"], riva["mpp"]["value"]) == (1040, "third party", None)
 
 
 def test_without_a_folder_those_of_the_checkout_are_listed(cli, tmp_path, monkeypatch):
@@ -110,9 +104,11 @@ def test_pictures_are_compared(cli, tmp_path):
     assert "a.png (train) and b.png (val) look alike (" in out
     assert "move one of them\ncards: 1, faults: 1" in out
     (card / "splits.csv").write_text("image,group,split\na.png,a,train\nc.png,b,val\n")
-    code, _, err = cli("cards", "--check", card, "--images", tmp_path)
-    assert code == 4
-    assert "0 pictures in" in err
+    (card / "classes.yaml").write_text("SCC: SCD\n")
+    code, out, _ = cli("cards", "--check", card, "--images", tmp_path)
+    assert (code, len(out.splitlines())) == (4, 3)
+    assert "'SCD', which is not in the taxonomy" in out.splitlines()[0]
+    assert "0 pictures in" in out.splitlines()[1]
 
 
 @pytest.mark.parametrize("words", [[FOLDER / "riva"], ["--check", FOLDER]])

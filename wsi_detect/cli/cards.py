@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+#: What is shown without a mark of doubt.
+_SURE = ("counted", "stated")
+
 
 @app.command()
 def cards(
@@ -40,11 +43,14 @@ def cards(
 
 def _check(found: list[Path], images: Path | None, as_json: bool) -> None:
     from wsi_detect.data.cards import check_card, check_pictures
-    from wsi_detect.errors import EXIT_INVALID_INPUT
+    from wsi_detect.errors import EXIT_INVALID_INPUT, LabelError
 
     faults = [fault for folder in found for fault in check_card(folder)]
     if images is not None:
-        faults += [f"{found[0]}: {leak}; move one of them" for leak in check_pictures(found[0], images)]
+        try:
+            faults += [f"{found[0]}: {leak}; move one of them" for leak in check_pictures(found[0], images)]
+        except LabelError as error:
+            faults.append(str(error))
     if as_json:
         typer.echo(json.dumps({"cards": [str(folder) for folder in found], "faults": faults}, indent=1))
     else:
@@ -58,49 +64,63 @@ def _check(found: list[Path], images: Path | None, as_json: bool) -> None:
 def _list(found: list[Path], as_json: bool) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from wsi_detect.data.cards import load_card
 
-    rows = [_row(folder, load_card(folder)) for folder in found]
+    loaded = [(folder, load_card(folder)) for folder in found]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        typer.echo(json.dumps([_entry(*each) for each in loaded], indent=1, ensure_ascii=False))
         return
+    rows = [_row(*each) for each in loaded]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in rows[0]:
         table.add_column(name, justify="right" if name in ("images", "annotations", "mpp") else "left")
     for row in rows:
-        table.add_row(*map(_cell, row.values()))
+        table.add_row(*("?" if value is None else escape(value) for value in row.values()))
     # A terminal decides how wide a table is; a file is not wrapped.
     Console(width=None if Console().is_terminal else 200).print(table)
     typer.echo("? nobody says · ~ not counted or stated, but assumed, unchecked or said by others")
 
 
-def _row(folder: Path, card: "Card") -> dict[str, Any]:
-    """One line of the list; None where nobody says, a leading ~ where it is not sure."""
-    from wsi_detect.annotations.class_map import ClassMap
+def _entry(folder: Path, card: "Card") -> dict[str, Any]:
+    """All of a card for a program, and what follows from it."""
     from wsi_detect.data.use import allowed_uses
-    from wsi_detect.taxonomy import gravest_first
+
+    return card.model_dump(mode="json") | {
+        "folder": str(folder),
+        "may_be_used_for": list(allowed_uses(card)),
+        "taxonomy": _names(folder),
+    }
+
+
+def _row(folder: Path, card: "Card") -> dict[str, str | None]:
+    """One line of the list; None where nobody says, a leading ~ where it is not sure."""
+    from wsi_detect.data.use import allowed_uses
 
     licence = card.licence.spdx or card.licence.name
     return {
         "card": card.name,
-        "licence": licence if card.licence.sure in ("counted", "stated") else f"~{licence}",
-        "may be used for": list(allowed_uses(card)),
+        "licence": licence if card.licence.sure in _SURE else f"~{licence}",
+        "may be used for": ", ".join(allowed_uses(card)) or "nothing",
         "images": _said(card.images),
         "annotations": _said(card.annotations),
         "preparation": _said(card.preparation),
         "mpp": _said(card.mpp),
-        "classes": gravest_first(ClassMap.from_card(folder, may_be_empty=True).classes),
+        "classes": ", ".join(_names(folder)) or "none",
     }
+
+
+def _names(folder: Path) -> list[str]:
+    from wsi_detect.annotations.class_map import ClassMap
+    from wsi_detect.taxonomy import gravest_first
+
+    return gravest_first(ClassMap.from_card(folder, may_be_empty=True).classes)
 
 
 def _said(fact: "Fact[Any]") -> str | None:
     if fact.value is None:
         return None
     text = f"{fact.value:,}" if isinstance(fact.value, int) else str(fact.value)
-    return text if fact.sure in ("counted", "stated") else f"~{text}"
-
-
-def _cell(value: str | list[str] | None) -> str:
-    return "?" if value is None else (", ".join(value) or "nothing") if isinstance(value, list) else value
+    return text if fact.sure in _SURE else f"~{text}"
