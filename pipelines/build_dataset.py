@@ -22,6 +22,7 @@ from wsi_detect.annotations.importer import import_annotations
 from wsi_detect.config import Config
 from wsi_detect.data.card import CardSlide, class_counts, write_card
 from wsi_detect.data.index import build_index
+from wsi_detect.data.leaks import Rule, check_slides
 from wsi_detect.data.split import check_leak, grouped_split
 from wsi_detect.errors import DamagedSlideError, WsiDetectError
 from wsi_detect.run.config import load_job
@@ -33,9 +34,7 @@ from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.workers import Limits
 
-TEMPLATE = Path(__file__).parents[1] / "data_cards" / "TEMPLATE.md"
-#: What a slide may take before it is given up.
-LIMITS = Limits(stall_s=300, memory_bytes=4 * 10**9)
+LIMITS = Limits(stall_s=300, memory_bytes=4 * 10**9)  # what a slide may take before it is given up
 
 
 class DatasetConfig(Config):
@@ -45,6 +44,7 @@ class DatasetConfig(Config):
     #: Shares of the splits, where the manifest does not name them.
     fractions: dict[str, float] = Field(default_factory=lambda: {"train": 0.8, "val": 0.2})
     seed: int = 0
+    look_alikes: Rule = "refuse"  # slides of different splits that look alike
     #: By split, what columns must hold for a patch to be in it, as in `train: {focus: [1.5, null]}`.
     keep: dict[str, dict[str, tuple[float | None, float | None]]] = Field(default_factory=dict)
 
@@ -62,19 +62,19 @@ def main(slides: Sequence[str], labels: Path, card: Path, config: JobConfig, out
     slide_ids = {Path(row.path).name: row.slide_id for row in rows}
     annotations = import_annotations(labels, "coco", ClassMap.from_card(card), out, slide_ids)
     split = splits(rows, annotations, config.dataset)
+    alike = check_slides({row.slide_id: Path(row.path) for row in rows}, split, config.dataset.look_alikes)
     batch = TileBatch(out.absolute(), config.tiling)
     check_room(rows, batch, workers=workers, limits=LIMITS)
     results = tile_slides(rows, batch, workers=workers, limits=LIMITS)
     missing = [f"{result.slide_id}: {result.reason}" for result in results if result.status == NOT_TILED]
     if missing:
         raise DamagedSlideError(f"{len(missing)} slides cannot be tiled; mend or unlist them\n" + "\n".join(missing))
-    for result in results:
-        if result.reason:
-            logging.warning("%s: %s", result.slide_id, result.reason)
+    for result in (result for result in results if result.reason):
+        logging.warning("%s: %s", result.slide_id, result.reason)
     stores = {row.slide_id: PatchStore.open(out / row.slide_id / "patches.zarr") for row in rows}
     index = build_index(stores, annotations, split, out / "dataset", config.dataset.classes, keep=config.dataset.keep)
     facts = [card_slide(row, stores[row.slide_id], result, split) for row, result in zip(rows, results, strict=True)]
-    write_card(out / "card", facts, annotations, template=TEMPLATE, source=card, tiling=config.tiling)
+    write_card(out / "card", facts, annotations, source=card, tiling=config.tiling, leaks=alike)
     return index
 
 

@@ -8,13 +8,14 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import yaml
 
 from wsi_detect import artifact, schema
 from wsi_detect.config import read_yaml
 from wsi_detect.data.card import read_card
 from wsi_detect.data.index import read_index
 from wsi_detect.data.split import read_splits
-from wsi_detect.errors import DamagedSlideError, LabelError
+from wsi_detect.errors import DamagedSlideError, LabelError, LicenceError
 from wsi_detect.evaluation.figures import EvaluationConfig
 from wsi_detect.run import RunConfig
 from wsi_detect.run.config import SECTIONS, load_job
@@ -80,6 +81,10 @@ def labelled(tmp_path_factory):
     (folder / "slides.csv").write_text("path\n" + "".join(f"slide{k}.svs\n" for k in range(4)))
     (folder / "card").mkdir()
     (folder / "card" / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in numbers))
+    closed = ("commercial", "redistribution", "derivatives")
+    licence = {"name": "none needed", "research": "allowed", "sure": "assumed", **dict.fromkeys(closed, "unknown")}
+    facts = {"name": "painted", "specimen": "cervix", "licence": licence}
+    (folder / "card" / "README.md").write_text(f"---\n{yaml.safe_dump(facts)}---\n\n# Painted\n")
     return folder
 
 
@@ -95,6 +100,41 @@ def test_build_train_and_evaluate(labelled, tmp_path):
     table = artifact.read_table(metrics, schema.METRICS)
     assert "ap50" in set(table["metric"].to_pylist())
     assert (tmp_path / "run" / "bundle" / "model.safetensors").exists()
+    info = artifact.read_json(tmp_path / "run" / "bundle" / "config.json")
+    assert (info["data_card"], info["training"]["config"]["use"]) == ("painted", "research")
+
+
+def test_a_data_set_whose_licence_nobody_wrote_down_is_not_trained_on(labelled, tmp_path):
+    build, train = pipeline("build_dataset"), pipeline("train_and_evaluate")
+    card, data = tmp_path / "nameless", tmp_path / "data"
+    card.mkdir()
+    shutil.copy(labelled / "card" / "classes.yaml", card)
+    given = [str(labelled / "slides.csv")], labelled / "labels.json", card, load_job(TINY, build.JobConfig), data
+    build.main(*given)
+    with pytest.raises(LicenceError, match="data card nameless: its licence, unknown, does not allow"):
+        train.main(data, load_job(TINY, train.JobConfig), tmp_path / "run", workers=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_slide_under_two_names_on_two_sides_is_refused(labelled, tmp_path):
+    """The same pixels in another file: another slide id, the same looks."""
+    build, config = pipeline("build_dataset"), load_job(TINY, pipeline("build_dataset").JobConfig)
+    copy = tmp_path / "copy.svs"
+    copy.write_bytes((labelled / "slide0.svs").read_bytes() + bytes(16))
+    lines = [f"{labelled}/slide0.svs,train", f"{labelled}/slide1.svs,train", f"{copy},val"]
+    (tmp_path / "slides.csv").write_text("path,split\n" + "\n".join(lines))
+    content = json.loads((labelled / "labels.json").read_text())
+    content["images"] = content["images"][:2]
+    content["annotations"] = [entry for entry in content["annotations"] if entry["image_id"] < 2]
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    given = [str(tmp_path / "slides.csv")], tmp_path / "labels.json", labelled / "card"
+    with pytest.raises(LabelError, match=r"1 pairs of slides across the splits.*look alike"):
+        build.main(*given, config, tmp_path / "data")
+    assert not list((tmp_path / "data").glob("*/patches.zarr"))
+    dataset = config.dataset.model_copy(update={"look_alikes": "report"})
+    build.main(*given, config.model_copy(update={"dataset": dataset}), tmp_path / "data")
+    facts, _ = read_card(tmp_path / "data" / "card" / "README.md")
+    assert len(facts["built"]["look_alikes"]) == 1
 
 
 def test_a_data_set_of_patients_has_its_card(labelled, tmp_path):
@@ -112,10 +152,11 @@ def test_a_data_set_of_patients_has_its_card(labelled, tmp_path):
     split = dict(zip(index.slide_ids, index.splits, strict=True))
     of_doe = {split[row.slide_id] for row in rows if row.patient_id == "Doe, Jane"}
     assert len(of_doe) == 1
-    assert (facts["patients"], facts["split_by"], facts["preparation"]) == (3, "patient", "ThinPrep")
-    assert (facts["images"], facts["mpp"], facts["mpp_assumed"]) == (4, 0.25, False)
-    assert facts["splits"] == Counter(split.values())
-    assert facts["annotations"] == sum(facts["classes"].values()) == 40
+    value = {key: fact["value"] for key, fact in facts.items() if isinstance(fact, dict) and "value" in fact}
+    assert (value["patients"], value["split_by"], value["preparation"]) == (3, "patient", "ThinPrep")
+    assert (value["images"], value["mpp"], facts["mpp"]["sure"]) == (4, 0.25, "counted")
+    assert value["splits"] == Counter(split.values())
+    assert value["annotations"] == sum(value["classes"].values()) == 40
     assert sum(facts["built"]["patches"].values()) == len(index.patch_ids)
     assert read_splits(data / "card" / "splits.csv") == split
     assert facts["built"]["codec"] == ["jpeg_tiles"]
@@ -221,6 +262,7 @@ def test_train_on_fields(labelled, tmp_path):
     assert sorted(classes[0]) == sorted(classes[1])
     bundle = job.main(labelled, shuffled, labelled / "card", config, tmp_path / "out", "1/2", "floor")
     assert bundle == tmp_path / "out" / "runs" / "floor-fold1of2" / "bundle"
+    assert (tmp_path / "out" / "dataset" / "card" / "README.md").exists()
     splits = artifact.read_table(tmp_path / "out" / "dataset" / "floor-fold1of2" / "index.parquet", schema.INDEX)[
         "split"
     ]

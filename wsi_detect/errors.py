@@ -8,7 +8,7 @@ WsiDetectError
 │                             DamagedArtifactError(ValueError)
 ├── ConfigError(ValueError) (2)   UnknownKeyError
 ├── ManifestError(ValueError) (4)
-├── LabelError(ValueError) (4)    UnmappedLabelError
+├── LabelError(ValueError) (4)    UnmappedLabelError · LicenceError
 ├── ModelError (4)            ResolutionMismatchError(ValueError) · NonFiniteError(ValueError)
 └── EnvironmentFaultError (5) MissingExtraError(ImportError) · OutputBusyError (75)
 
@@ -108,6 +108,10 @@ class LabelError(WsiDetectError, ValueError):
 
 class UnmappedLabelError(LabelError):
     """A source label has no entry in the class map."""
+
+
+class LicenceError(LabelError):
+    """The licence of a data set does not allow the declared use."""
 
 
 class ModelError(WsiDetectError):

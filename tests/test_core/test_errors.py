@@ -22,6 +22,7 @@ CODES = [
     (errors.ManifestError, 4, ValueError),
     (errors.LabelError, 4, ValueError),
     (errors.UnmappedLabelError, 4, ValueError),
+    (errors.LicenceError, 4, ValueError),
     (errors.ResolutionMismatchError, 4, ValueError),
     (errors.NonFiniteError, 4, ValueError),
     (errors.MissingExtraError, 5, ImportError),

@@ -11,7 +11,7 @@ from wsi_detect import artifact, schema
 from wsi_detect.data.index import build_index
 from wsi_detect.detectors.bundle import load_bundle
 from wsi_detect.detectors.dense import DenseDetector
-from wsi_detect.errors import ConfigError, NonFiniteError, StaleArtifactError
+from wsi_detect.errors import ConfigError, LicenceError, NonFiniteError, StaleArtifactError
 from wsi_detect.testing.painter import paint_slide
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
@@ -153,6 +153,12 @@ def test_a_run_can_begin_with_the_weights_of_another(index, undisturbed, tmp_pat
 def test_another_configuration_does_not_continue_a_run(index, undisturbed):
     with pytest.raises(StaleArtifactError, match="another configuration"):
         train(index, undisturbed.parent, steps=10)
+
+
+def test_without_a_card_nothing_but_research_is_allowed(index, tmp_path):
+    with pytest.raises(LicenceError, match="nothing allows the use 'commercial'"):
+        train(index, tmp_path / "run", use="commercial")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_infinite_loss_stops_the_run(index, tmp_path, monkeypatch):

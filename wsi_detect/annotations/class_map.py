@@ -23,11 +23,15 @@ class ClassMap:
     labels: Mapping[str, str | None]
 
     @classmethod
-    def from_card(cls, folder: Path) -> "ClassMap":
+    def from_card(cls, folder: Path, *, may_be_empty: bool = False) -> "ClassMap":
         """Read `classes.yaml` of a data card: a mapping of source labels to taxonomy names or null.
 
+        Args:
+            folder: of the card.
+            may_be_empty: accept a map without a single class, of material that is not cells of the cervix.
+
         Raises:
-            LabelError: an entry is not text or null, or there is none.
+            LabelError: an entry is not text or null, or no label has a class.
             UnmappedLabelError: a name is not in the taxonomy.
             ConfigError: the file is absent or not a YAML mapping.
         """
@@ -39,7 +43,7 @@ class ClassMap:
                 raise LabelError(f"{path}: {label!r}: {name!r} must be text to text (quote it), or text to null")
             if name is not None and name not in taxonomy.CLASSES:
                 raise UnmappedLabelError(f"{path}: {label!r} is mapped to {name!r}, which is not in the taxonomy")
-        if not any(entries.values()):
+        if not may_be_empty and not any(entries.values()):
             raise LabelError(f"{path}: no label is mapped to a class")
         return cls(path, entries)
 

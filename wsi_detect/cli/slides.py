@@ -117,8 +117,10 @@ def annotate(
     from wsi_detect.annotations.class_map import ClassMap
     from wsi_detect.annotations.importer import import_annotations
     from wsi_detect.cli.facts import ids_by_name
+    from wsi_detect.data.cards import take_card
 
     path = import_annotations(source, form, ClassMap.from_card(card), out, ids_by_name(slides))
+    take_card(card, path)
     typer.echo(path)
 
 

@@ -69,6 +69,17 @@ def read_splits(path: Path) -> dict[str, str]:
     Raises:
         LabelError: the file is absent, has other columns, names an image twice, or a group is in two splits.
     """
+    rows = read_split_rows(path)
+    check_leak([row["group"] for row in rows], [row["split"] for row in rows])
+    return {row["image"]: row["split"] for row in rows}
+
+
+def read_split_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of a data card's `splits.csv`, leaks and all.
+
+    Raises:
+        LabelError: the file is absent, has other columns, or names an image twice.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream))
@@ -76,13 +87,12 @@ def read_splits(path: Path) -> dict[str, str]:
         raise LabelError(f"cannot read splits {path}: {error.strerror}") from error
     if not rows or not {"image", "group", "split"} <= set(rows[0]):
         raise LabelError(f"{path}: expected rows with the columns image, group, split")
-    splits = {row["image"]: row["split"] for row in rows}
-    if len(splits) < len(rows):
-        raise LabelError(f"{path}: {len(rows) - len(splits)} images are named twice")
+    named_twice = len(rows) - len({row["image"] for row in rows})
+    if named_twice:
+        raise LabelError(f"{path}: {named_twice} images are named twice")
     if not all(row["split"] and row["group"] for row in rows):
         raise LabelError(f"{path}: a row has no group or no split")
-    check_leak([row["group"] for row in rows], [row["split"] for row in rows])
-    return splits
+    return rows
 
 
 def _share_out(

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from wsi_detect.config import Config
+from wsi_detect.data.use import Use
 
 
 class OptimiserConfig(Config):
@@ -35,6 +36,7 @@ class DescriptionConfig(Config):
 
     name: str = "detector"
     preparation: str = "unknown"
+    #: Name of the data card; `unknown` takes that of the card beside the annotations.
     data_card: str = "unknown"
     mpp_assumed: bool = False
     #: Side of the largest box, µm; None takes it from the annotations.
@@ -47,6 +49,8 @@ class DescriptionConfig(Config):
 class TrainingConfig(Config):
     """One training run."""
 
+    #: What the detector is for; the licence on the data set's card must allow it. See `data/use.py`.
+    use: Use = "research"
     detector: str = "fcos"
     options: dict[str, Any] = Field(default_factory=dict)
     optimiser: OptimiserConfig = OptimiserConfig()

@@ -32,6 +32,7 @@ from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.training.callbacks import ModelAverage, RandomState
 from wsi_detect.training.config import TrainingConfig
+from wsi_detect.training.licence import check_start, with_card
 from wsi_detect.training.module import DetectionModule
 
 BUNDLE = "bundle"
@@ -57,15 +58,19 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
 
     Raises:
         StaleArtifactError: `out` holds a run of another configuration or another index.
-        ConfigError: unknown detector, sampler or augmentation, or a bundle to start from that does not fit.
+        ConfigError: unknown detector, sampler or augmentation, or a bundle to start from that does not fit; or the card
+            of the data set is broken, or another than the configuration names.
+        LicenceError: the licence on that card does not allow `config.use`, or the weights to start from were trained
+            for less.
         NonFiniteError: a loss became NaN or infinite.
     """
     config = config or TrainingConfig()
+    content = read_index(index)
+    config = with_card(config, content.annotations)
     _claim(out, index, config)
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
-    content = read_index(index)
     model = _first_weights(content, config)
     module = DetectionModule(model, content.classes, config.optimiser)
     watched = "val" in content.splits
@@ -90,6 +95,7 @@ def _first_weights(index: PatchIndex, config: TrainingConfig) -> DenseDetector:
     model = build_detector(config.detector, len(index.classes), config.options)
     if config.start_from:
         other, info = load_bundle(Path(config.start_from))
+        check_start(info, config.use)
         if info.classes != index.classes:
             known, wanted = ", ".join(info.classes), ", ".join(index.classes)
             raise ConfigError(f"training.start_from: {info.model_id} knows {known}; the data set has {wanted}")
