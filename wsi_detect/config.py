@@ -109,16 +109,6 @@ def digest(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _parsed(text: str, where: str) -> Any:
-    try:
-        # A dozen lines of nested aliases unfold to more nodes than there is memory, and a page of values needs none.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ConfigError(f"{where}: YAML aliases (*name) are not used in configurations; write the value out")
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where}: not valid YAML: {error}") from error
-
-
 def _unknown_key(where: str, place: str, kind: type[Config]) -> str:
     *parents, last = place.split(".")
     valid = list(_section(kind, parents).model_fields)
