@@ -93,9 +93,12 @@ def _errors(program: Peer, scenes: list[Scene]) -> dict[str, float]:
     for scene in scenes:
         kept = program.merge(program.prepare(scene))
         truth = _assigned(kept, scene)
+        # A merged box may lie beside every cell: one too many.
+        stray = truth < 0
+        kept, truth = kept[~stray], truth[~stray]
         times = np.bincount(truth, minlength=len(scene.cells))
         errors["lost"] += int((times == 0).sum())
-        errors["doubled"] += int(np.maximum(times - 1, 0).sum())
+        errors["doubled"] += int(np.maximum(times - 1, 0).sum() + stray.sum())
         cut = never_whole(scene)
         if cut.any():
             whole = np.zeros(len(scene.cells), dtype=bool)
@@ -105,7 +108,10 @@ def _errors(program: Peer, scenes: list[Scene]) -> dict[str, float]:
 
 
 def _assigned(kept: Floats, scene: Scene) -> Index:
-    """The cell (K,) each box stands for: that of the detection it is, or, if it was merged, the one most like it."""
+    """The cell (K,) each box stands for: that of the detection it is, or, if it was merged, the one most like it.
+
+    -1 for a merged box that touches none.
+    """
     known = {box.tobytes(): cell for box, cell in zip(scene.boxes, scene.truth.tolist(), strict=True)}
     truth = np.array([known.get(box.tobytes(), -1) for box in kept], dtype=np.int64).reshape(-1)
     merged = np.flatnonzero(truth < 0)
