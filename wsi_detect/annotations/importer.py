@@ -69,7 +69,14 @@ def import_annotations(
     if format not in IMPORTERS:
         raise ConfigError(f"unknown annotation format {format!r}; known: {', '.join(sorted(IMPORTERS))}")
     facts = slides if isinstance(slides, SourceFacts) else _facts(slides)
-    read = read_source(source, IMPORTERS[format], class_map, facts, rules)
+    return write_annotations(IMPORTERS[format], source, class_map, out, facts, rules)
+
+
+def write_annotations(
+    importer: Importer, source: Path, class_map: ClassMap, out: Path, facts: SourceFacts, rules: ImportRules
+) -> Path:
+    """Write the annotations of a source that an importer of any origin reads; else as `import_annotations`."""
+    read = read_source(source, importer, class_map, facts, rules)
     names = {label: name for label, name in class_map.labels.items() if name is not None}
     slide_ids = {image: slide.slide_id for image, slide in facts.slides.items()}
     settled = Settled(read.cells, [])

@@ -13,7 +13,7 @@ from wsi_detect import taxonomy
 from wsi_detect.annotations.annotation import Annotation
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.annotations.facts import SlideFacts, SourceFacts
-from wsi_detect.annotations.faults import find_faults, fitted, listed, mended
+from wsi_detect.annotations.faults import Fault, find_faults, fitted, listed, mended
 from wsi_detect.annotations.rois import Roi
 from wsi_detect.annotations.rules import ImportRules
 from wsi_detect.errors import LabelError
@@ -59,6 +59,7 @@ def read_source(source: Path, importer: Importer, class_map: ClassMap, facts: So
     cells: list[Annotation] = []
     rois: list[Roi] = []
     files: Counter[str] = Counter()
+    refused: list[str] = []
     count = 0
     for path, annotator in _files(source, importer):
         found = list(importer.read(path, facts))
@@ -70,11 +71,14 @@ def read_source(source: Path, importer: Importer, class_map: ClassMap, facts: So
         class_map.check(entry.source_label for entry in labelled)
         _check_images(found, facts.slides, path)
         wanted = [entry for entry in labelled if class_map.labels[entry.source_label] is not None]
-        sound = _sound(_boxed(wanted, facts, rules, path), class_map.labels, rules, path)
-        areas = _sound(areas, {}, rules, path)
+        sound, broken = _sound(_boxed(wanted, facts, rules, path), class_map.labels, rules)
+        areas, broken_areas = _sound(areas, {}, rules)
+        if broken or broken_areas:
+            refused.append(f"{path}: {listed([*broken, *broken_areas])}")
         cells += [_numbered(entry, files) for entry in sound]
         rois += [_roi(_numbered(entry, files), facts) for entry in areas]
         files.update({entry.image for entry in found})
+    _report(refused, rules)
     return Sound(cells, rois, count)
 
 
@@ -143,20 +147,27 @@ def _side_px(slide: SlideFacts, image: str, rules: ImportRules, path: Path) -> f
 
 
 def _sound(
-    annotations: Sequence[Annotation], labels: Mapping[str, str | None], rules: ImportRules, path: Path
-) -> list[Annotation]:
-    """Refuse, drop or mend what is broken; a label without a class is that of an area."""
+    annotations: Sequence[Annotation], labels: Mapping[str, str | None], rules: ImportRules
+) -> tuple[list[Annotation], list[Fault]]:
+    """Drop or mend what is broken; a label without a class is that of an area."""
     gravity = {label: 0 if name is None else taxonomy.gravity(name) for label, name in labels.items()}
     faults = find_faults(annotations, [gravity.get(entry.source_label, 0) for entry in annotations])
-    if faults and rules.faulty == "refuse":
-        raise LabelError(f"{path}: {listed(faults)}; correct the file, or have them dropped or repaired on purpose")
-    if faults:
-        done = "dropped" if rules.faulty == "drop" else "mended, or dropped where that cannot be"
-        _log.warning("annotate: %s: %s: %s", path, done, listed(faults))
-    hopeless = {fault.entry for fault in faults if rules.faulty == "drop" or fault.doubled}
+    hopeless = {fault.entry for fault in faults if rules.faulty != "repair" or fault.doubled}
     broken = {fault.entry for fault in faults}
     kept = (mended(entry) if k in broken else fitted(entry) for k, entry in enumerate(annotations) if k not in hopeless)
-    return [entry for entry in kept if entry is not None]
+    return [entry for entry in kept if entry is not None], faults
+
+
+def _report(broken: Sequence[str], rules: ImportRules) -> None:
+    """Refuse a source with faults, all its files at once; or say what was done with them."""
+    if not broken:
+        return
+    more = [f"and {len(broken) - _LISTED} more files"] if len(broken) > _LISTED else []
+    text = "\n".join([*broken[:_LISTED], *more])
+    if rules.faulty == "refuse":
+        raise LabelError(f"{text}; correct that, or have it dropped or repaired on purpose")
+    done = "dropped" if rules.faulty == "drop" else "mended, or dropped where that cannot be"
+    _log.warning("annotate: %s: %s", done, text)
 
 
 def _numbered(entry: Annotation, files: Mapping[str, int]) -> Annotation:
