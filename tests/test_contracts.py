@@ -105,7 +105,13 @@ def test_reader(reader, pixels, tmp_path):
 @pytest.mark.parametrize("name", IMPORTERS)
 def test_importer(name, truth):
     assert name in DIALECTS, "add how to write the truth in this format to DIALECTS in testing/annotation_files.py"
-    check_importer(IMPORTERS[name], DIALECTS[name], truth, (WIDTH, HEIGHT))
+    check_importer(IMPORTERS[name], DIALECTS[name], truth, (WIDTH, HEIGHT), vertices=120_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in IMPORTERS if DIALECTS[name].write_outline])
+def test_importer_of_a_million_vertices(name, truth):
+    check_importer(IMPORTERS[name], DIALECTS[name], truth, (WIDTH, HEIGHT), vertices=1_000_000)
 
 
 def read_geojson(path):

@@ -9,7 +9,7 @@ import numpy as np
 
 from wsi_detect.annotations.annotation import Annotation
 from wsi_detect.annotations.facts import SourceFacts
-from wsi_detect.annotations.outline import Points, outline
+from wsi_detect.annotations.outline import Points, outline, points_of_text
 from wsi_detect.annotations.safe_xml import attribute, records
 from wsi_detect.annotations.text import number
 from wsi_detect.geometry import Box
@@ -50,9 +50,7 @@ def read(path: Path, facts: SourceFacts) -> Iterator[Annotation]:
 
 
 def _corners(entry: Element, where: str) -> Points:
-    found = [
-        tuple(number(attribute(corner, key, where), where) for key in ("Order", "X", "Y"))
-        for corner in entry.iter("Coordinate")
-    ]
-    points = np.array(sorted(found, key=lambda corner: corner[0]), dtype=np.float64).reshape(-1, 3)
-    return points[:, 1:]
+    corners = list(entry.iter("Coordinate"))
+    points = points_of_text([(corner.get("X"), corner.get("Y")) for corner in corners], where)
+    order = [number(attribute(corner, "Order", where), where) for corner in corners]
+    return points[np.argsort(order, kind="stable")]

@@ -6,9 +6,8 @@ from xml.etree.ElementTree import Element
 
 from wsi_detect.annotations.annotation import Annotation
 from wsi_detect.annotations.facts import SourceFacts
-from wsi_detect.annotations.outline import Outline, ellipse, outline, points_of
-from wsi_detect.annotations.safe_xml import Record, attribute, records
-from wsi_detect.annotations.text import number
+from wsi_detect.annotations.outline import Outline, ellipse, outline, points_of, points_of_text
+from wsi_detect.annotations.safe_xml import Record, records
 
 SUFFIXES: tuple[str, ...] = (".xml",)
 _POLYGON, _RECTANGLE, _ELLIPSE = "0", "1", "2"
@@ -47,11 +46,8 @@ def _label(record: Record) -> str:
 
 
 def _shape(region: Element, kind: str, where: str) -> Outline:
-    points = [
-        (number(attribute(corner, "X", where), where), number(attribute(corner, "Y", where), where))
-        for corner in region.iter("Vertex")
-    ]
-    shape = outline(points_of(points, where))
+    points = points_of_text([(corner.get("X"), corner.get("Y")) for corner in region.iter("Vertex")], where)
+    shape = outline(points)
     # Two opposite corners are all there is of an ellipse, and of a rectangle in some versions.
     if kind == _ELLIPSE:
         return ellipse(shape.box)

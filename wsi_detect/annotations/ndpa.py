@@ -12,7 +12,7 @@ import numpy as np
 
 from wsi_detect.annotations.annotation import Annotation
 from wsi_detect.annotations.facts import SourceFacts
-from wsi_detect.annotations.outline import Outline, Points, ellipse, outline, points_of
+from wsi_detect.annotations.outline import Outline, Points, ellipse, outline, points_of_text
 from wsi_detect.annotations.safe_xml import records, text_of
 from wsi_detect.annotations.text import number
 from wsi_detect.errors import LabelError
@@ -68,7 +68,7 @@ def _frame(image: str, facts: SourceFacts, path: Path) -> _ToPixels:
 
 
 def _points(entries: list[Element], where: str) -> Points:
-    return points_of([[number(text_of(entry, axis), where) for axis in ("x", "y")] for entry in entries], where)
+    return points_of_text([(entry.findtext("x"), entry.findtext("y")) for entry in entries], where)
 
 
 def _shape(drawn: Element, kind: str, to_pixels: _ToPixels, where: str) -> Outline:

@@ -14,6 +14,8 @@ from wsi_detect.annotations.text import read_bytes
 from wsi_detect.errors import LabelError
 
 _DEPTH = 64
+#: Of one record. The longest outline that is read, in the wordiest dialect, has three quarters of it.
+_ELEMENTS = 400_000
 _CHUNK = 1 << 18
 
 
@@ -34,7 +36,7 @@ def records(path: Path, root: str, name: str) -> Iterator[Record]:
 
     Raises:
         LabelError: the file is absent or not well formed, has a document type or an entity of its own, is nested
-            deeper than 64 elements, or has another root.
+            deeper than 64 elements, has another root, or has a record larger than any outline.
     """
     content = read_bytes(path)
     reader = _Reader(path, root, name)
@@ -50,7 +52,7 @@ class _Reader:
         self._path, self._root, self._name = path, root, name
         self._around: list[tuple[str, dict[str, str]]] = []
         self._builder: TreeBuilder | None = None
-        self._inside = 0
+        self._inside = self._elements = 0
         self._done: list[Record] = []
         parser = expat.ParserCreate()
         parser.buffer_text = True
@@ -90,14 +92,19 @@ class _Reader:
         if not self._around and not self._inside and tag != self._root:
             raise LabelError(f"{self._path}: its root is <{tag[:80]}>, expected <{self._root}>; is it another format?")
         if self._builder is None and tag == self._name:
-            self._builder = TreeBuilder()
+            self._builder, self._elements = TreeBuilder(), 0
         if self._builder is None:
             self._around.append((tag, attributes))
         else:
             self._builder.start(tag, attributes)
             self._inside += 1
+            self._elements += 1
         if len(self._around) + self._inside > _DEPTH:
             raise LabelError(f"{self._path} is nested deeper than {_DEPTH} elements; no annotation file is")
+        if self._elements > _ELEMENTS:
+            raise LabelError(
+                f"{self._path}: a <{self._name}> has more than {_ELEMENTS} elements; so many vertices are not read"
+            )
 
     def _end(self, tag: str) -> None:
         if self._builder is None:

@@ -28,7 +28,12 @@ _BOMB = b'<?xml version="1.0"?>\n<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b
 
 
 def check_importer(
-    importer: Importer, dialect: Dialect, cells: Sequence[PaintedCell], size_px: tuple[int, int], *, vertices: int = 0
+    importer: Importer,
+    dialect: Dialect,
+    cells: Sequence[PaintedCell],
+    size_px: tuple[int, int],
+    *,
+    vertices: int = _VERTICES,
 ) -> None:
     """Check an importer on painted truth in its dialect, and on all that can be wrong with a file of it.
 
@@ -41,7 +46,7 @@ def check_importer(
         dialect: how it is written.
         cells: the truth, at least two cells of at least two classes, away from the edges of the slide.
         size_px: of the slide they lie on.
-        vertices: of the outline that is too long; a million if 0.
+        vertices: of the outline that is too long.
 
     Raises:
         ContractBrokenError: a clause does not hold.
@@ -53,7 +58,7 @@ def check_importer(
         _check_truth(trial, cells)
         _check_empty(trial)
         _check_broken(trial, cells)
-        _check_values(trial, cells, vertices or _VERTICES)
+        _check_values(trial, cells, vertices)
 
 
 class _Trial:
