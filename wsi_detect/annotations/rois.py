@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import shapely
+from numpy.typing import NDArray
 
 from wsi_detect import artifact, schema
 from wsi_detect.errors import DamagedArtifactError, LabelError
@@ -52,6 +53,21 @@ def read_rois(folder: Path) -> dict[str, shapely.Geometry]:
     for slide_id, shape in zip(table["slide_id"].to_pylist(), shapes, strict=True):
         of_slide.setdefault(slide_id, []).append(shape)
     return {slide_id: shapely.union_all(parts) for slide_id, parts in sorted(of_slide.items())}
+
+
+def is_inside(area: shapely.Geometry | None, boxes: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Whether boxes (N, 4) xyxy, slide px, belong to a labelled area: (N,), true where the centre lies in it.
+
+    Args:
+        area: of the slide, as `read_rois` gives it; None for a slide that was labelled everywhere.
+        boxes: of cells or detections.
+    """
+    b = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    if area is None:
+        return np.ones(len(b), np.bool_)
+    shapely.prepare(area)
+    centres = (b[:, :2] + b[:, 2:]) / 2
+    return np.asarray(shapely.intersects_xy(area, centres[:, 0], centres[:, 1]), dtype=np.bool_)
 
 
 def write_rois(folder: Path, rois: Iterable[Roi]) -> Path:
