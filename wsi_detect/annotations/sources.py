@@ -134,7 +134,9 @@ def _boxed(annotations: Sequence[Annotation], facts: SourceFacts, rules: ImportR
             f"{path}: {len(points)} cells are points (the first in row {points[0].row}); say how large the box of a "
             "point is, in µm or px"
         )
-    sides = {image: _side_px(facts.slides[image], image, rules, path) for image in {entry.image for entry in points}}
+    sides = {
+        image: _side_px(facts.slides[image], image, rules, path) for image in sorted({entry.image for entry in points})
+    }
     return [boxed_point(entry, sides[entry.image]) if entry.kind == "point" else entry for entry in annotations]
 
 
