@@ -63,7 +63,7 @@ def annotated_slides(
 
     Args:
         source: slides, as for `read_rows`.
-        mpp: µm per px of all of them, over what files and manifest say.
+        mpp: µm per px where the manifest does not say it; over what the files say.
         centre_um: where the centre of the picture lies on the glass, for files that do not say so.
     """
     from wsi_detect.annotations import SlideFacts
@@ -71,7 +71,7 @@ def annotated_slides(
 
     found, absent = {}, 0
     for row in read_rows(source):
-        path, said = Path(row.path), mpp or row.mpp
+        path, said = Path(row.path), row.mpp or mpp
         if not path.exists():
             absent += 1
             found[path.name] = SlideFacts(row.slide_id, None, said, centre_um)
