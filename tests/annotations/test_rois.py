@@ -1,11 +1,12 @@
 """Where a slide was labelled: what is written, what is read back, what is refused."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import shapely
 
 from wsi_detect import artifact, schema
-from wsi_detect.annotations.rois import ROIS_NAME, Roi, read_rois, write_rois
+from wsi_detect.annotations.rois import ROIS_NAME, Roi, is_inside, read_rois, write_rois
 from wsi_detect.errors import DamagedArtifactError, LabelError, SchemaVersionError
 
 
@@ -59,3 +60,26 @@ def test_a_damaged_table_is_named(tmp_path):
     pa.parquet.write_table(pa.table({"slide_id": ["A"]}), tmp_path / ROIS_NAME)
     with pytest.raises(SchemaVersionError):
         read_rois(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("box", "inside"),
+    [
+        ([10, 10, 20, 20], True),
+        ([80, 10, 118, 20], True),  # centre at 99
+        ([82, 10, 120, 20], False),  # centre at 101
+        ([80, 10, 120, 20], True),  # centre on the edge
+        ([45, 45, 55, 55], False),  # in the hole
+        ([300, 300, 310, 310], False),
+    ],
+)
+def test_a_cell_belongs_to_the_area_its_centre_lies_in(box, inside):
+    area = shapely.difference(shapely.box(0, 0, 100, 100), shapely.box(40, 40, 60, 60))
+    assert is_inside(area, np.array([box])).tolist() == [inside]
+    assert is_inside(None, np.array([box])).tolist() == [True]
+
+
+def test_no_boxes_are_inside_nothing():
+    for area in (None, shapely.box(0, 0, 1, 1)):
+        found = is_inside(area, np.zeros((0, 4)))
+        assert (found.shape, found.dtype) == ((0,), np.bool_)

@@ -90,6 +90,13 @@ def test_ids_of_two_files_about_one_slide_are_told_apart(trial):
     ]  # fmt: skip
 
 
+def test_a_cell_that_two_files_of_a_slide_have_is_refused(trial):
+    write(trial / "in" / "a.geojson", square(10, 10), square(40, 40))
+    write(trial / "in" / "a.svs.geojson", square(40, 40, label="NILM"))
+    with pytest.raises(LabelError, match=r"have a cell at one place: 2 and 2:1 of a\.svs; keep one of the files"):
+        run(trial, "in", "geojson")
+
+
 def test_one_id_of_two_cells_is_refused(trial):
     text = "image,label,annotation_id,x0,y0,x1,y1\na.svs,HSIL,7,0,0,5,5\nb.svs,HSIL,7,0,0,5,5\na.svs,NILM,7,9,9,20,20\n"
     (trial / "in" / "t.csv").write_text(text)

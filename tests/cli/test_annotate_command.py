@@ -13,6 +13,7 @@ from wsi_detect.annotations.votes import read_votes
 from wsi_detect.cli.annotate import FORMATS
 from wsi_detect.cli.facts import annotated_slides
 from wsi_detect.cli.main import main
+from wsi_detect.errors import LabelError
 
 SIZE = (400, 300)
 
@@ -144,3 +145,11 @@ def test_faults_are_refused_dropped_or_repaired(cli, folder):
     assert len(rows(folder / cli(*words, "--faulty", "drop"))) == 1
     assert rows(folder / cli(*words, "--faulty", "repair"))[1] == ("HSIL", 390, 10, 400, 20)
     assert "refuse, drop or repair, not 'hide'" in cli(*words, "--faulty", "hide", code=2)
+
+
+def test_two_slides_of_one_name_are_refused(folder):
+    (folder / "more").mkdir()
+    Image.new("RGB", SIZE, (1, 2, 3)).save(folder / "more" / "a.png")
+    (folder / "s.csv").write_text("path,slide_id\nslides/a.png,A\nmore/a.png,B\n")
+    with pytest.raises(LabelError, match=r"two slides are called a\.png"):
+        annotated_slides(folder / "s.csv")

@@ -17,6 +17,7 @@ from wsi_detect.annotations.rules import ImportRules
 from wsi_detect.annotations.sources import Importer, read_source
 from wsi_detect.annotations.votes import Settled, settle, write_votes
 from wsi_detect.errors import ConfigError, LabelError
+from wsi_detect.geometry import Box
 
 ANNOTATIONS_NAME = "annotations.parquet"
 _LISTED = 20
@@ -85,6 +86,7 @@ def write_annotations(
     else:
         _check_annotators(read.cells, source)
     _check_ids(settled.cells, slide_ids, source)
+    _check_places(settled.cells, slide_ids, source)
     rows = _table(settled.cells, names, slide_ids)
     # The table last: who finds it finds what belongs to it.
     write_rois(out, read.rois)
@@ -125,6 +127,22 @@ def _check_ids(cells: Sequence[Annotation], slide_ids: Mapping[str, str], source
     if twice:
         more = f"; and {len(twice) - _LISTED} more" if len(twice) > _LISTED else ""
         raise LabelError(f"{source}: different annotations of a slide have one id: {'; '.join(twice[:_LISTED])}{more}")
+
+
+def _check_places(cells: Sequence[Annotation], slide_ids: Mapping[str, str], source: Path) -> None:
+    """Within a file two cells at one place are a fault; in two files of a slide they are one cell, exported twice."""
+    seen: dict[tuple[str, Box], str] = {}
+    twice = []
+    for entry in cells:
+        first = seen.setdefault((slide_ids[entry.image], entry.box), entry.annotation_id)
+        if first != entry.annotation_id:
+            twice.append(f"{first} and {entry.annotation_id} of {entry.image}")
+    if twice:
+        more = f"; and {len(twice) - _LISTED} more" if len(twice) > _LISTED else ""
+        raise LabelError(
+            f"{source}: different files of a slide have a cell at one place: {'; '.join(twice[:_LISTED])}{more}; "
+            "keep one of the files, or put each reader's into a folder and say how votes are settled"
+        )
 
 
 def _table(cells: Sequence[Annotation], names: Mapping[str, str], slide_ids: Mapping[str, str]) -> pa.Table:

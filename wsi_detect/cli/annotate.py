@@ -89,8 +89,14 @@ def _rules(
     from wsi_detect.annotations import ImportRules, VoteRule
 
     faulty, votes, ties = words
-    rule = None if votes is None else VoteRule(settle=votes, ties=ties)  # type: ignore[arg-type]
-    return ImportRules(faulty, *sizes, tuple(roi_labels), rule)  # type: ignore[arg-type]
+    point_um, point_px = sizes
+    return ImportRules(
+        faulty=faulty,  # type: ignore[arg-type]
+        point_um=point_um,
+        point_px=point_px,
+        roi_labels=tuple(roi_labels),
+        votes=None if votes is None else VoteRule(settle=votes, ties=ties),  # type: ignore[arg-type]
+    )
 
 
 def _pair(text: str) -> tuple[str, str]:

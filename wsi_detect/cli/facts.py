@@ -65,13 +65,20 @@ def annotated_slides(
         source: slides, as for `read_rows`.
         mpp: µm per px where the manifest does not say it; over what the files say.
         centre_um: where the centre of the picture lies on the glass, for files that do not say so.
+
+    Raises:
+        LabelError: two slides have one file name.
     """
     from wsi_detect.annotations import SlideFacts
+    from wsi_detect.errors import LabelError
     from wsi_detect.slides import open_slide
 
-    found, absent = {}, 0
+    found: dict[str, SlideFacts] = {}
+    absent = 0
     for row in read_rows(source):
         path, said = Path(row.path), row.mpp or mpp
+        if path.name in found:
+            raise LabelError(f"{source}: two slides are called {path.name}; annotation files know slides by that name")
         if not path.exists():
             absent += 1
             found[path.name] = SlideFacts(row.slide_id, None, said, centre_um)
