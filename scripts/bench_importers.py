@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--cells", type=int, default=None, help=f"outlines; {CELLS:,}, a hundredth with --quick")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each case runs; the median counts")
     options = parser.parse_args()
     count = options.cells or (CELLS // 100 if options.quick else CELLS)
     if options.child:
@@ -179,7 +180,7 @@ def main() -> None:
     cases += ["geopandas"] if bench_common.peer("geopandas") else []
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), count)
-        found = measure(Path(folder), cases, 1 if options.quick else 3, count)
+        found = measure(Path(folder), cases, 1 if options.quick else options.rounds, count)
     print(f"\n{count:,} outlines of {CORNERS} corners; {bench_common.machine()}\n")
     rows = [
         {"case": case, **{name: found.get(f"{case}/{name}") for name in ("cpu_s", "wall_s", "mb")}} for case in cases

@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from wsi_detect.annotations.annotation import Annotation
+from wsi_detect.annotations.annotation import Annotation, Kind
 from wsi_detect.annotations.facts import SourceFacts
-from wsi_detect.annotations.outline import Points, outline, points_of_text
+from wsi_detect.annotations.outline import Outline, Points, drawn, points_of_text
 from wsi_detect.annotations.safe_xml import attribute, records
 from wsi_detect.annotations.text import number
 from wsi_detect.geometry import Box
@@ -18,6 +19,14 @@ SUFFIXES: tuple[str, ...] = (".xml",)
 _NUMBER = re.compile(r"\s*\d+\s*$")
 _AREAS = ("Rectangle", "Polygon", "Spline")
 _POINTS = ("Dot", "PointSet")
+
+
+class _Entry(NamedTuple):
+    row: int
+    annotation_id: str
+    label: str
+    kind: Kind
+    problem: str | None = None
 
 
 def read(path: Path, facts: SourceFacts) -> Iterator[Annotation]:
@@ -32,21 +41,37 @@ def read(path: Path, facts: SourceFacts) -> Iterator[Annotation]:
     """
     image = facts.slide_of(path)
     size = facts.size_of(image)
-    for row, (entry, _) in enumerate(records(path, "ASAP_Annotations", "Annotation"), start=1):
+    for entry, shape in drawn(_entries(path)):
+        problem = entry.problem or shape.problem
+        yield Annotation(
+            entry.annotation_id,
+            entry.label,
+            shape.box,
+            image,
+            size,
+            shape.geometry,
+            None,
+            entry.row,
+            entry.kind,
+            problem,
+        )
+
+
+def _entries(path: Path) -> Iterator[tuple[_Entry, Points | Outline]]:
+    for row, (found, _) in enumerate(records(path, "ASAP_Annotations", "Annotation"), start=1):
         where = f"{path}: annotation {row}"
-        group, name, kind = (entry.get(key, "").strip() for key in ("PartOfGroup", "Name", "Type"))
+        group, name, kind = (found.get(key, "").strip() for key in ("PartOfGroup", "Name", "Type"))
         grouped = group not in ("", "None")
         label = group if grouped else " ".join(_NUMBER.sub("", name).split())
-        annotation_id = name if grouped and name else str(row)
-        corners = _corners(entry, where)
+        own = name if grouped and name else str(row)
+        corners = _corners(found, where)
         if kind in _POINTS:
             for k, (x, y) in enumerate(corners.tolist()):
-                own = annotation_id if len(corners) == 1 else f"{annotation_id}/{k + 1}"
-                yield Annotation(own, label, Box(x, y, x, y), image, size, row=row, kind="point")
+                numbered = own if len(corners) == 1 else f"{own}/{k + 1}"
+                yield _Entry(row, numbered, label, "point"), Outline(Box(x, y, x, y))
             continue
-        shape = outline(corners)
-        problem = shape.problem if kind in _AREAS else f"is a {kind or 'thing without a type'}, which is no cell"
-        yield Annotation(annotation_id, label, shape.box, image, size, shape.geometry, row=row, problem=problem)
+        problem = None if kind in _AREAS else f"is a {kind or 'thing without a type'}, which is no cell"
+        yield _Entry(row, own, label, "cell", problem), corners
 
 
 def _corners(entry: Element, where: str) -> Points:

@@ -1,32 +1,27 @@
-"""GeoJSON as QuPath writes it, packed or not: one slide a file, features in slide px with a classification.
-
-Read feature by feature; outlines are made a few thousand at a time, which takes a third of the time.
-"""
+"""GeoJSON as QuPath writes it, packed or not: one slide a file, features in slide px with a classification."""
 
 import re
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wsi_detect.annotations.annotation import Annotation, Kind
 from wsi_detect.annotations.facts import SourceFacts
-from wsi_detect.annotations.outline import Outline, Points, outlines, points_of, united
+from wsi_detect.annotations.outline import Outline, Points, drawn, points_of, united
 from wsi_detect.annotations.text import json_elements
 from wsi_detect.errors import LabelError
 from wsi_detect.geometry import Box
 
 SUFFIXES: tuple[str, ...] = (".geojson", ".geojson.gz", ".json", ".json.gz")
+_POINTS = ("Point", "MultiPoint")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_BATCH = 4096
 
 
 class _Feature(NamedTuple):
     row: int
     annotation_id: str
     label: str
-    #: One ring; or what was made of several; or a point.
-    shape: Points | Outline | Box
+    kind: Kind
 
 
 def read(path: Path, facts: SourceFacts) -> Iterator[Annotation]:
@@ -41,22 +36,14 @@ def read(path: Path, facts: SourceFacts) -> Iterator[Annotation]:
     """
     image = facts.slide_of(path)
     size = facts.size_of(image)
-    features = _features(path)
-    while batch := list(islice(features, _BATCH)):
-        made = iter(outlines([entry.shape for entry in batch if not isinstance(entry.shape, (Outline, Box))]))
-        for entry in batch:
-            kind: Kind = "point" if isinstance(entry.shape, Box) else "cell"
-            if isinstance(entry.shape, Box):
-                found = Outline(entry.shape)
-            else:
-                found = entry.shape if isinstance(entry.shape, Outline) else next(made)
-            yield Annotation(
-                entry.annotation_id, entry.label, found.box, image, size, found.geometry, None, entry.row, kind,
-                found.problem,
-            )  # fmt: skip
+    for entry, shape in drawn(_features(path)):
+        yield Annotation(
+            entry.annotation_id, entry.label, shape.box, image, size, shape.geometry, None, entry.row, entry.kind,
+            shape.problem,
+        )  # fmt: skip
 
 
-def _features(path: Path) -> Iterator[_Feature]:
+def _features(path: Path) -> Iterator[tuple[_Feature, Points | Outline]]:
     for row, feature in enumerate(json_elements(path, "features"), start=1):
         where = f"{path}: feature {row}"
         if not isinstance(feature, dict) or not isinstance(feature.get("geometry"), dict):
@@ -65,9 +52,10 @@ def _features(path: Path) -> Iterator[_Feature]:
         # QuPath up to 0.3 gives every object the name of its kind as an id.
         name = given if isinstance(given, str) and _UUID.fullmatch(given) else str(row)
         label = _label(feature.get("properties"), where)
+        kind: Kind = "point" if feature["geometry"].get("type") in _POINTS else "cell"
         shapes = _shapes(feature["geometry"], where)
         for k, shape in enumerate(shapes):
-            yield _Feature(row, name if len(shapes) == 1 else f"{name}/{k + 1}", label, shape)
+            yield _Feature(row, name if len(shapes) == 1 else f"{name}/{k + 1}", label, kind), shape
 
 
 def _label(properties: Any, where: str) -> str:
@@ -84,7 +72,7 @@ def _label(properties: Any, where: str) -> str:
     return found
 
 
-def _shapes(geometry: dict[str, Any], where: str) -> list[Points | Outline | Box]:
+def _shapes(geometry: dict[str, Any], where: str) -> list[Points | Outline]:
     kind, coordinates = geometry.get("type"), geometry.get("coordinates")
     if kind == "Polygon" and isinstance(coordinates, list) and len(coordinates) == 1:
         return [points_of(coordinates[0], where)]
@@ -94,9 +82,9 @@ def _shapes(geometry: dict[str, Any], where: str) -> list[Points | Outline | Box
             return [united([[points_of(ring, where) for ring in polygon] for polygon in polygons])]
         except TypeError as error:
             raise LabelError(f"{where}: its coordinates are not those of a {kind}") from error
-    if kind in ("Point", "MultiPoint"):
+    if kind in _POINTS:
         points = points_of([coordinates] if kind == "Point" else coordinates or [], where)
-        return [Box(x, y, x, y) for x, y in points.tolist()]
+        return [Outline(Box(x, y, x, y)) for x, y in points.tolist()]
     if kind in ("LineString", "MultiLineString", "GeometryCollection"):
         return [Outline(Box(0, 0, 0, 0), None, f"is a {kind}, which is no cell")]
     raise LabelError(f"{where}: {str(kind)[:40]!r} is no geometry with coordinates")

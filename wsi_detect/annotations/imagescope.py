@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+import numpy as np
+
 from wsi_detect.annotations.annotation import Annotation
 from wsi_detect.annotations.facts import SourceFacts
-from wsi_detect.annotations.outline import Outline, ellipse, outline, points_of, points_of_text
+from wsi_detect.annotations.outline import Outline, Points, drawn, ellipse, outline, points_of_text
 from wsi_detect.annotations.safe_xml import Record, records
 
 SUFFIXES: tuple[str, ...] = (".xml",)
@@ -26,18 +28,21 @@ def read(path: Path, facts: SourceFacts) -> Iterator[Annotation]:
     """
     image = facts.slide_of(path)
     size = facts.size_of(image)
+    for (row, label, problem), shape in drawn(_regions(path)):
+        yield Annotation(
+            str(row), label, shape.box, image, size, shape.geometry, row=row, problem=problem or shape.problem
+        )  # fmt: skip
+
+
+def _regions(path: Path) -> Iterator[tuple[tuple[int, str, str | None], Points | Outline]]:
     for row, record in enumerate(records(path, "Annotations", "Region"), start=1):
-        region, where = record.element, f"{path}: region {row}"
+        region, problem = record.element, None
         kind = region.get("Type", _POLYGON)
-        shape = _shape(region, kind, where)
-        problem = shape.problem
         if kind not in (_POLYGON, _RECTANGLE, _ELLIPSE):
             problem = f"is {_NO_AREA.get(kind, f'of type {kind}')}, which is no cell"
         elif region.get("NegativeROA", "0") == "1":
             problem = "is a negative region, cut out of another"
-        yield Annotation(
-            str(row), _label(record), shape.box, image, size, shape.geometry, row=row, problem=problem
-        )  # fmt: skip
+        yield (row, _label(record), problem), _shape(region, kind, f"{path}: region {row}")
 
 
 def _label(record: Record) -> str:
@@ -45,13 +50,12 @@ def _label(record: Record) -> str:
     return (record.element.get("Text", "") or layer.get("Name", "")).strip()
 
 
-def _shape(region: Element, kind: str, where: str) -> Outline:
+def _shape(region: Element, kind: str, where: str) -> Points | Outline:
     points = points_of_text([(corner.get("X"), corner.get("Y")) for corner in region.iter("Vertex")], where)
-    shape = outline(points)
     # Two opposite corners are all there is of an ellipse, and of a rectangle in some versions.
     if kind == _ELLIPSE:
-        return ellipse(shape.box)
+        return ellipse(outline(points).box)
     if kind == _RECTANGLE and len(points) == 2:
-        x0, y0, x1, y1 = shape.box
-        return outline(points_of([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], where))
-    return shape
+        x0, y0, x1, y1 = outline(points).box
+        return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], dtype=np.float64)
+    return points

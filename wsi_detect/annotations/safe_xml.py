@@ -89,22 +89,25 @@ class _Reader:
         )
 
     def _start(self, tag: str, attributes: dict[str, str]) -> None:
-        if not self._around and not self._inside and tag != self._root:
-            raise LabelError(f"{self._path}: its root is <{tag[:80]}>, expected <{self._root}>; is it another format?")
-        if self._builder is None and tag == self._name:
-            self._builder, self._elements = TreeBuilder(), 0
         if self._builder is None:
-            self._around.append((tag, attributes))
-        else:
+            if not self._around and tag != self._root:
+                raise LabelError(
+                    f"{self._path}: its root is <{tag[:80]}>, expected <{self._root}>; is it another format?"
+                )
+            if tag == self._name:
+                self._builder, self._elements = TreeBuilder(), 0
+            else:
+                self._around.append((tag, attributes))
+        if self._builder is not None:
             self._builder.start(tag, attributes)
             self._inside += 1
             self._elements += 1
-        if len(self._around) + self._inside > _DEPTH:
-            raise LabelError(f"{self._path} is nested deeper than {_DEPTH} elements; no annotation file is")
         if self._elements > _ELEMENTS:
             raise LabelError(
                 f"{self._path}: a <{self._name}> has more than {_ELEMENTS} elements; so many vertices are not read"
             )
+        if len(self._around) + self._inside > _DEPTH:
+            raise LabelError(f"{self._path} is nested deeper than {_DEPTH} elements; no annotation file is")
 
     def _end(self, tag: str) -> None:
         if self._builder is None:
