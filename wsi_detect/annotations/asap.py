@@ -42,19 +42,10 @@ def read(path: Path, facts: SourceFacts) -> Iterator[Annotation]:
     image = facts.slide_of(path)
     size = facts.size_of(image)
     for entry, shape in drawn(_entries(path)):
-        problem = entry.problem or shape.problem
         yield Annotation(
-            entry.annotation_id,
-            entry.label,
-            shape.box,
-            image,
-            size,
-            shape.geometry,
-            None,
-            entry.row,
-            entry.kind,
-            problem,
-        )
+            entry.annotation_id, entry.label, shape.box, image, size, shape.geometry, None, entry.row, entry.kind,
+            entry.problem or shape.problem,
+        )  # fmt: skip
 
 
 def _entries(path: Path) -> Iterator[tuple[_Entry, Points | Outline]]:

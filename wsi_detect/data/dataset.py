@@ -86,9 +86,8 @@ class PatchDataset(Dataset[Sample]):
         self.counts = index.counts[rows]
         self._rows = rows
         self._seed = seed
-        self._labels = {
-            slide: known.everything() for slide, known in read_labels(index.annotations, index.classes).items()
-        }
+        labels = read_labels(index.annotations, index.classes)
+        self._labels = {slide: known.everything() for slide, known in labels.items()}
         self._given = dict(stores or {})
         self._open: dict[str, PatchSource] = {}
         self._pixels = np.empty(0, np.uint8)

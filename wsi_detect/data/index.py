@@ -248,9 +248,8 @@ def read_labels(annotations: Path, classes: Sequence[str]) -> dict[str, SlideLab
     for slide in sorted({*slides.tolist(), *areas}):
         rows, area = slides == slide, areas.get(slide)
         own = np.where(is_inside(area, boxes[rows]), labels[rows], IGNORED_LABEL)
-        found[slide] = (
-            SlideLabels(boxes[rows], own) if area is None else SlideLabels(boxes[rows], own, outside_boxes(area))
-        )
+        outside = np.zeros((0, 4)) if area is None else outside_boxes(area)
+        found[slide] = SlideLabels(boxes[rows], own, outside)
     return found
 
 

@@ -66,12 +66,10 @@ def _rows(area: shapely.Geometry, cuts: NDArray[np.float64]) -> list[tuple[shape
         return [(area, float(cuts[0]), float(cuts[1]))]
     middle = len(cuts) // 2
     x0, _, x1, _ = area.bounds if not area.is_empty else (0.0, 0.0, 1.0, 1.0)
-    halves = cuts[: middle + 1], cuts[middle:]
-    return [
-        row
-        for half in halves
-        for row in _rows(shapely.intersection(area, shapely.box(x0, half[0], x1, half[-1])), half)
-    ]
+    found = []
+    for half in (cuts[: middle + 1], cuts[middle:]):
+        found += _rows(shapely.intersection(area, shapely.box(x0, half[0], x1, half[-1])), half)
+    return found
 
 
 def _outside(part: shapely.Geometry, low: float, high: float) -> _Intervals:
