@@ -3,8 +3,8 @@
     python pipelines/build_dataset.py --slides slides.csv --labels labels.json --card data_cards/NAME \
         --config configs/NAME.yaml --out data
 
-`slides.csv` has a column `path`; `patient_id` keeps a patient on one side, `split` settles the sides. The same command
-continues where it was stopped. A slide that cannot be tiled ends it: a data set lacks nothing without saying so.
+`slides.csv` has a column `path`; `patient_id` keeps a patient on one side, `split` settles the sides. Labels may be the
+folder `wsi-detect annotate` wrote. The same command continues. A slide that cannot be tiled ends it, and says so.
 """
 
 import argparse
@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from wsi_detect.annotations.class_map import ClassMap
-from wsi_detect.annotations.importer import import_annotations
+from wsi_detect.annotations import ANNOTATIONS_NAME, ClassMap, import_annotations
 from wsi_detect.config import Config
 from wsi_detect.data.card import CardSlide, class_counts, write_card
 from wsi_detect.data.index import build_index
@@ -57,10 +56,11 @@ class JobConfig(Config):
 
 
 def main(slides: Sequence[str], labels: Path, card: Path, config: JobConfig, out: Path, workers: int = 1) -> Path:
-    """Build the data set and return the path of its index; labels are COCO, in px of the slides."""
+    """Build the data set and return the path of its index; labels are COCO, or what `wsi-detect annotate` wrote."""
     rows = list_slides(slides)
-    slide_ids = {Path(row.path).name: row.slide_id for row in rows}
-    annotations = import_annotations(labels, "coco", ClassMap.from_card(card), out, slide_ids)
+    if not (annotations := labels / ANNOTATIONS_NAME).exists():
+        ids = {Path(row.path).name: row.slide_id for row in rows}
+        annotations = import_annotations(labels, "coco", ClassMap.from_card(card), out, ids)
     split = splits(rows, annotations, config.dataset)
     alike = check_slides({row.slide_id: Path(row.path) for row in rows}, split, config.dataset.look_alikes)
     batch = TileBatch(out.absolute(), config.tiling)

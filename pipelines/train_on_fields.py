@@ -21,6 +21,7 @@ import numpy as np
 from wsi_detect import artifact
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.annotations.importer import import_annotations
+from wsi_detect.annotations.rules import ImportRules
 from wsi_detect.config import Config, load
 from wsi_detect.data.cards import take_card
 from wsi_detect.data.index import build_index
@@ -61,7 +62,9 @@ def main(images: Path, coco: Path, card: Path, config: JobConfig, out: Path, fol
     for name, slide_id in slide_ids.items():
         with open_slide(images / name, mpp=config.fields.mpp, mpp_source="manifest", slide_id=slide_id) as slide:
             stores[slide_id] = tile_slide(slide, out / slide_id, config.tiling)
-    annotations = import_annotations(coco, "coco", ClassMap.from_card(card), out / "dataset", slide_ids)
+    # One cell of the collection is there twice.
+    rules = ImportRules(faulty="repair")
+    annotations = import_annotations(coco, "coco", ClassMap.from_card(card), out / "dataset", slide_ids, rules)
     take_card(card, annotations)
     run = run if fold is None else f"{run}-fold{fold.replace('/', 'of')}"
     split = splits(content, slide_ids, config.fields, fold)

@@ -15,7 +15,8 @@ from wsi_detect.cli.main import make_app
 from wsi_detect.slides import SlideInfo, open_slide
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.stitching.stitcher import StitchingConfig, stitch
-from wsi_detect.testing.contracts import ReadCell, check_exporter, check_loss, check_reader
+from wsi_detect.testing.annotation_files import Dialect
+from wsi_detect.testing.contracts import ReadCell, check_exporter, check_importer, check_loss, check_reader
 from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.testing.perfect import classes_of, perfect_table
 from wsi_detect.tiling.grid import TileGrid
@@ -71,6 +72,16 @@ def test_the_settings_of_stitching_are_all_in_its_table():
     assert [name for name in StitchingConfig.model_fields if f"`{name}`" not in table] == []
 
 
+def test_the_tour_of_annotations(tmp_path):
+    (tmp_path / "slides").mkdir()
+    assert walk(ROOT / "docs" / "annotations.md", tmp_path) == 5
+    tables = {
+        folder: sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("data", "points", "again")
+    }
+    with_areas = ["annotations.parquet", "rois.parquet"]
+    assert tables == {"data": with_areas, "points": ["annotations.parquet"], "again": with_areas}
+
+
 @pytest.fixture(scope="module")
 def contributed():
     """What the examples of CONTRIBUTING.md define."""
@@ -91,6 +102,15 @@ def test_the_example_reader_keeps_the_contract(contributed, tmp_path):
 
 def test_the_example_loss_keeps_the_contract(contributed):
     check_loss(contributed["HalfNegativesLoss"])
+
+
+def test_the_example_importer_keeps_the_contract(contributed):
+    def write(path, cells, facts):
+        lines = ["|".join([cell.label, *map(repr, cell.box)]) for cell in cells]
+        path.write_text("".join(f"{line}\n" for line in lines))
+
+    cells = lay_cells(700, 530, 12, seed=5)
+    check_importer(contributed["LineImporter"](), Dialect("field.lines", "lines", write), cells, (700, 530))
 
 
 def test_the_example_exporter_keeps_the_contract(contributed, tmp_path):

@@ -4,8 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
+import shapely
 import torch
 
+from wsi_detect.annotations.rois import Roi, write_rois
 from wsi_detect.data.augment import augmenter
 from wsi_detect.data.dataset import PatchDataset, PatchLoader, make_loader
 from wsi_detect.data.index import build_index, read_index
@@ -189,3 +191,31 @@ def test_a_store_without_pixels_is_refused(tmp_path, small_painted, write_annota
     path = build_index({"S": store}, annotations, {"S": "train"}, tmp_path / "dataset", CLASSES)
     with pytest.raises(MissingArtifactError, match="slide S holds no pixels; tile it again"):
         PatchDataset.from_index(path, "train")[0]
+
+
+def test_what_lies_outside_the_labelled_areas_is_ignored(tmp_path, memory_store, write_annotations):
+    """Each px of a picture is in a box to ignore or in a labelled area, and never in both."""
+    rows = [("A", "NILM", 10, 10, 40, 40), ("A", "HSIL", 70, 70, 90, 90)]
+    annotations = write_annotations(tmp_path / "annotations.parquet", rows)
+    write_rois(tmp_path, [Roi("A", "1", shapely.box(0, 0, 60, 100)), Roi("A", "2", shapely.box(90, 20, 100, 100))])
+    stores = {"A": memory_store(tmp_path / "A")}
+    index = read_index(build_index(stores, annotations, {"A": "train"}, tmp_path / "dataset", CLASSES))
+    assert index.patch_ids.tolist() == [0]
+    _, target = PatchDataset(index, "train", stores=stores)[0]
+    assert target["boxes"].tolist() == [[10, 10, 40, 40]]
+    ignored = np.zeros((100, 100), bool)
+    for x0, y0, x1, y1 in target["ignore_boxes"].int().tolist():
+        ignored[y0:y1, x0:x1] = True
+    expected = np.zeros((100, 100), bool)
+    expected[:, 60:90] = True
+    expected[:20, 90:] = True
+    assert np.array_equal(ignored, expected)
+    cropped = PatchDataset(index, "train", augment=augmenter("flip", 50, aim=0.0), seed=1, stores=stores)
+    shares = []
+    for k in range(40):
+        _, target = cropped[Draw(0, 0, k)]
+        boxes = target["ignore_boxes"].numpy()
+        shares.append(shapely.union_all(shapely.box(*boxes.T)).area / 2500 if len(boxes) else 0.0)
+        assert ((boxes >= 0) & (boxes <= 50)).all()
+    # The farthest left shows nothing of the outside; the farthest right 30 columns of it, and a corner of 10 x 20 px.
+    assert min(shares) == 0 and 0.5 < max(shares) <= 0.68  # noqa: PT018

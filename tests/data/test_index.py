@@ -6,8 +6,10 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import shapely
 
-from wsi_detect.data.index import build_index, read_index
+from wsi_detect.annotations.rois import Roi, write_rois
+from wsi_detect.data.index import build_index, read_index, read_labels
 from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError, MissingArtifactError, UnmappedLabelError
 
 CLASSES = ("NILM", "HSIL")
@@ -123,3 +125,30 @@ def test_reading_back_refuses_what_is_no_index(tmp_path, make):
     (tmp_path / "index.parquet").write_bytes(b"no")
     with pytest.raises(DamagedArtifactError):
         read_index(tmp_path / "index.parquet")
+
+
+def test_patches_outside_the_labelled_areas_are_no_background(tmp_path, make, caplog):
+    caplog.set_level("INFO")
+    # Patches are of 100 px; the area of A takes in patch 5 whole, a half of 6, and shares an edge with 4.
+    write_rois(tmp_path, [Roi("A", "1", shapely.box(100, 100, 250, 200))])
+    path = make(tmp_path)
+    index = read_index(path)
+    found = {slide: [] for slide in ("A", "B")}
+    for slide, patch in zip(index.slide_ids, index.patch_ids.tolist(), strict=True):
+        found[slide].append(patch)
+    assert found == {"A": [5, 6], "B": [*range(16)]}
+    # The cells of A all lie outside.
+    assert index.counts[:2].tolist() == [[0, 0], [0, 0]]
+    assert "14 patches lie outside the labelled areas" in caplog.text
+    assert json.loads(pq.read_schema(path).metadata[b"not_labelled"]) == {"A": 14}
+
+
+def test_labels_outside_the_areas_are_ignored(tmp_path, write_annotations):
+    rows = [("A", "NILM", 0, 0, 40, 40), ("A", "HSIL", 80, 80, 140, 140), ("B", "NILM", 0, 0, 40, 40)]
+    annotations = write_annotations(tmp_path / "annotations.parquet", rows)
+    write_rois(tmp_path, [Roi("A", "1", shapely.box(100, 100, 200, 200)), Roi("C", "1", shapely.box(0, 0, 9, 9))])
+    labels = read_labels(annotations, CLASSES)
+    assert {slide: known.labels.tolist() for slide, known in labels.items()} == {"A": [-1, 1], "B": [0], "C": []}
+    assert {slide: len(known.outside) for slide, known in labels.items()} == {"A": 4, "B": 0, "C": 4}
+    boxes, numbers = labels["A"].everything()
+    assert (boxes.shape, numbers.tolist()) == ((6, 4), [-1, 1, -1, -1, -1, -1])

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import openslide
 import pytest
+import tiff_files
 
 from wsi_detect.errors import DamagedSlideError, EnvironmentFaultError, MissingSlideError
 from wsi_detect.geometry import Box
@@ -138,3 +139,10 @@ def test_label_and_macro_are_never_touched(slides, monkeypatch):
         assert slide.info.native_tile_px == (240, 240)
         assert slide.info.objective_power == 20
         assert not slide.info.icc
+
+
+def test_hamamatsu_says_where_the_picture_lies_on_the_glass(painted, tmp_path):
+    path = tiff_files.ndpi(tmp_path / "a.ndpi", [tiff_files.texture(256, 512)], 8, centre_nm=(1_500_000, -2_000))
+    with open_slide(path) as slide, open_slide(painted.path) as other:
+        assert slide.info.centre_um == (1500.0, -2.0)
+        assert other.info.centre_um is None

@@ -125,7 +125,7 @@ def restarted(rgb, blocks):
     return content, [start, *(mark + 2 for mark in marks)]
 
 
-def ndpi(path, levels, blocks, focus=(0,)):
+def ndpi(path, levels, blocks, focus=(0,), centre_nm=(0, 0)):
     """A slide as Hamamatsu's scanners write it: each level one JPEG, its restart markers listed in a tag."""
     content, links = bytearray(b"II*\0" + bytes(8)), [4]
     for rgb in levels:
@@ -152,6 +152,7 @@ def ndpi(path, levels, blocks, focus=(0,)):
                 (296, 3, 1, 3),
                 (65420, 4, 1, 1),
                 (65421, 11, 1, struct.unpack("<I", struct.pack("<f", 40 * width / levels[0].shape[1]))[0]),
+                *((65422 + k, 9, 1, offset & 0xFFFFFFFF) for k, offset in enumerate(centre_nm)),
                 (65424, 9, 1, plane & 0xFFFFFFFF),
                 (65426, 4, len(starts), place),
             ]

@@ -3,7 +3,6 @@
 import importlib
 import json
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from torch import nn
 
-from wsi_detect.annotations import coco
 from wsi_detect.data.samplers import class_aware, uniform
 from wsi_detect.geometry import Box
 from wsi_detect.losses import BCELoss
@@ -26,7 +24,6 @@ from wsi_detect.testing.contracts import (
     ReadCell,
     check_detector,
     check_exporter,
-    check_importer,
     check_loss,
     check_reader,
     check_sampler,
@@ -108,54 +105,6 @@ def test_reader(kind, words, picture):
     path, pixels = picture
     with broken(words):
         check_reader(lambda: kind(path, "S0"), pixels, tolerance=0)
-
-
-# --- importers -----------------------------------------------------------------------------------------------------
-
-TRUTH = [PaintedCell("NILM", Box(1, 2, 30, 40)), PaintedCell("HSIL", Box(50, 60, 90.5, 95))]
-
-
-@pytest.fixture
-def labels(tmp_path):
-    content = {
-        "images": [{"id": 1, "file_name": "f.png", "width": 100, "height": 100}],
-        "categories": [{"id": 1, "name": "NILM"}, {"id": 2, "name": "HSIL"}],
-        "annotations": [
-            {"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 29, 38]},
-            {"id": 8, "image_id": 1, "category_id": 2, "bbox": [50, 60, 40.5, 35]},
-        ],
-    }
-    path = tmp_path / "t.json"
-    path.write_text(json.dumps(content))
-    return path
-
-
-def forgiving(path):
-    try:
-        yield from coco.read(path)
-    except ValueError:
-        return
-
-
-def changed(path, **fields):
-    for entry in coco.read(path):
-        yield replace(entry, **fields)
-
-
-@pytest.mark.parametrize(
-    ("read", "words"),
-    [
-        (lambda path: list(coco.read(path))[:1], "1 annotations, 2 are in the file"),
-        (partial(changed, annotation_id="7"), "not unique"),
-        (partial(changed, image="g.png"), "another image"),
-        (partial(changed, box=Box(1, 2, 30, 40)), "was read as"),
-        (partial(changed, source_label="NILM"), "label HSIL was read as NILM"),
-        (forgiving, "truncated file is read without complaint"),
-    ],
-)
-def test_importer(read, words, labels):
-    with broken(words):
-        check_importer(read, labels, TRUTH, image="f.png")
 
 
 # --- exporters -----------------------------------------------------------------------------------------------------

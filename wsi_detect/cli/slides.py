@@ -1,4 +1,4 @@
-"""Commands about slides and data sets: info, tile, annotate, index."""
+"""Commands about slides and data sets: info, tile, index."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -100,28 +100,6 @@ def _rows(slides: list[str], slide_id: str | None) -> "list[SlideRow]":
     if len(rows) > 1:
         raise typer.BadParameter(f"{len(rows)} slides cannot share a name", param_hint="--slide-id")
     return [replace(rows[0], slide_id=slide_id)]
-
-
-@app.command()
-def annotate(
-    source: Annotated[Path, typer.Argument(help="The annotations, in a vendor's or a community's format.")],
-    out: Out,
-    slides: Annotated[Path, typer.Option(help="Slides they lie on: a folder, a CSV manifest or slides.parquet.")],
-    card: Annotated[Path, typer.Option(help="Data card folder, with the map of classes.")],
-    form: Annotated[str, typer.Option("--format", help="Format of the source.")] = "coco",
-) -> None:
-    """Import an expert's labels.
-
-    Example: wsi-detect annotate train.json --slides images/ --card data_cards/cric --out data
-    """
-    from wsi_detect.annotations.class_map import ClassMap
-    from wsi_detect.annotations.importer import import_annotations
-    from wsi_detect.cli.facts import ids_by_name
-    from wsi_detect.data.cards import take_card
-
-    path = import_annotations(source, form, ClassMap.from_card(card), out, ids_by_name(slides))
-    take_card(card, path)
-    typer.echo(path)
 
 
 @app.command()

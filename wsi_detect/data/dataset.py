@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from wsi_detect.data.augment import Augmenter, Window, limit_threads, modules_needed, sample_seed
-from wsi_detect.data.index import PatchIndex, SlideLabels, read_index, read_labels
+from wsi_detect.data.index import PatchIndex, read_index, read_labels
 from wsi_detect.data.samplers import Draw, EpochSampler
 from wsi_detect.data.targets import PatchTargets, patch_targets
 from wsi_detect.errors import ConfigError, MissingArtifactError
@@ -29,7 +29,7 @@ Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 #: Stores a process keeps open.
 _OPEN_STORES = 256
 
-_NOTHING = SlideLabels(np.zeros((0, 4)), np.zeros(0, np.int64))
+_NOTHING = np.zeros((0, 4)), np.zeros(0, np.int64)
 
 
 class _Pixels(Protocol):
@@ -86,7 +86,8 @@ class PatchDataset(Dataset[Sample]):
         self.counts = index.counts[rows]
         self._rows = rows
         self._seed = seed
-        self._labels = read_labels(index.annotations, index.classes)
+        labels = read_labels(index.annotations, index.classes)
+        self._labels = {slide: known.everything() for slide, known in labels.items()}
         self._given = dict(stores or {})
         self._open: dict[str, PatchSource] = {}
         self._pixels = np.empty(0, np.uint8)
@@ -106,19 +107,19 @@ class PatchDataset(Dataset[Sample]):
         store = self._store(slide_id)
         i = int(np.searchsorted(store.patch_ids, self.index.patch_ids[row]))
         frame = store.frame(i)
-        known, patch_px = self._labels.get(slide_id, _NOTHING), self.index.patch_px
+        (known, labels), patch_px = self._labels.get(slide_id, _NOTHING), self.index.patch_px
         if self.augment is None:
             share = self.index.min_visible
-            targets = patch_targets(known.boxes, known.labels, frame, patch_px, min_visible=share)
+            targets = patch_targets(known, labels, frame, patch_px, min_visible=share)
             return _sample(np.ascontiguousarray(store.read(i).rgb.transpose(2, 0, 1)), targets)
-        boxes = frame.to_patch(known.boxes)
+        boxes = frame.to_patch(known)
         near = (boxes[:, 2:] > 0).all(axis=1) & (boxes[:, :2] < patch_px).all(axis=1)
         seed = sample_seed(self._seed, draw.epoch, draw.position)
 
         def read(window: Window) -> NDArray[np.uint8]:
             return store.read(i, window, self._buffer(window)).rgb
 
-        return _sample(*self.augment(read, (patch_px, patch_px), boxes[near], known.labels[near], seed))
+        return _sample(*self.augment(read, (patch_px, patch_px), boxes[near], labels[near], seed))
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open stores and the buffer behind: a loader process has its own."""

@@ -4,15 +4,18 @@ import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+import shapely
 from numpy.typing import NDArray
 
 from wsi_detect import artifact, schema, taxonomy
+from wsi_detect.annotations.rois import is_inside, read_rois
+from wsi_detect.data.outside import outside_boxes
 from wsi_detect.data.targets import IGNORED_LABEL, MIN_VISIBLE, patch_targets
 from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError
 from wsi_detect.geometry import Boxes, PatchFrame
@@ -59,10 +62,24 @@ class IndexedStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SlideLabels:
-    """The annotations of one slide: boxes (A, 4) float64 xyxy in slide px, labels (A,) int64 indices into classes."""
+    """The annotations of one slide.
+
+    Attributes:
+        boxes: (A, 4) float64 xyxy in slide px, of cells.
+        labels: (A,) int64 indices into classes; `IGNORED_LABEL` where the class is not used, or the cell lies outside
+            the slide's labelled areas.
+        outside: (M, 4) float64 xyxy in slide px, covering what lies outside the labelled areas; none where the slide
+            was labelled everywhere.
+    """
 
     boxes: Boxes
     labels: NDArray[np.int64]
+    outside: Boxes = field(default_factory=lambda: np.zeros((0, 4)))
+
+    def everything(self) -> tuple[Boxes, NDArray[np.int64]]:
+        """Boxes (A + M, 4) and labels (A + M,) of cells, and of what lies outside the labelled areas as ignored."""
+        ignored = np.full(len(self.outside), IGNORED_LABEL, np.int64)
+        return np.concatenate([self.boxes, self.outside]), np.concatenate([self.labels, ignored])
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +138,9 @@ def build_index(
     """Write the index of a data set (STAGE index).
 
     Folders of stores and the annotation table are recorded relative to the index, so that a data set can be moved.
-    A slide without annotations counts as background; a label outside `classes` becomes a region to ignore.
+    A slide without annotations counts as background; a label outside `classes` becomes a region to ignore. Where
+    `rois.parquet` beside the annotations says that a slide was labelled in some areas only, what lies outside is to be
+    ignored, cells included, and a patch wholly outside is not in the index: it is no background.
 
     Args:
         stores: patch store of each slide.
@@ -149,7 +168,13 @@ def build_index(
     if bare:
         _log.warning("index: %d slides without annotations count as background: %s", len(bare), ", ".join(bare[:10]))
     tables = [_slide_rows(s, stores[s], labels.get(s), split[s], (len(classes), min_visible)) for s in slides]
-    kept = [select(stores[slide].columns, keep.get(split[slide], {})) for slide in slides]
+    areas = read_rois(annotations.parent)
+    labelled = [_labelled(stores[slide], areas.get(slide)) for slide in slides]
+    tables = [table.filter(pa.array(rows)) for table, rows in zip(tables, labelled, strict=True)]
+    kept = [
+        select(stores[slide].columns, keep.get(split[slide], {}))[rows]
+        for slide, rows in zip(slides, labelled, strict=True)
+    ]
     left_out = {slide: int((~rows).sum()) for slide, rows in zip(slides, kept, strict=True) if not rows.all()}
     tables = [table.filter(pa.array(rows)) for table, rows in zip(tables, kept, strict=True)]
     table = pa.concat_tables([artifact.empty_table(schema.INDEX), *tables])
@@ -164,10 +189,14 @@ def build_index(
         "min_visible": min_visible,
         "keep": {name: dict(rule) for name, rule in keep.items()},
         "left_out": left_out,
+        "not_labelled": {s: int((~rows).sum()) for s, rows in zip(slides, labelled, strict=True) if not rows.all()},
     }
     encoded = {key: json.dumps(value, sort_keys=True, allow_nan=False) for key, value in metadata.items()}
     artifact.write_table(target, table, schema.INDEX, encoded)
     _log.info("index: %d patches of %d slides", table.num_rows, len(slides))
+    if areas:
+        unlabelled = sum(int((~rows).sum()) for rows in labelled)
+        _log.info("index: %d patches lie outside the labelled areas of their slides", unlabelled)
     if keep:
         _log.info("index: %d patches left out by the rules for %s", sum(left_out.values()), ", ".join(sorted(keep)))
     return target
@@ -205,19 +234,30 @@ def read_index(path: Path) -> PatchIndex:
 
 
 def read_labels(annotations: Path, classes: Sequence[str]) -> dict[str, SlideLabels]:
-    """Read annotations slide by slide; labels outside `classes` become `IGNORED_LABEL`."""
+    """Read annotations slide by slide, and `rois.parquet` beside them, if it is there.
+
+    Labels outside `classes`, and of cells outside the labelled areas of their slide, become `IGNORED_LABEL`.
+    """
     table = artifact.read_table(annotations, schema.ANNOTATIONS)
     number = {name: k for k, name in enumerate(classes)}
     slides = np.array(table["slide_id"].to_pylist(), dtype=object)
     labels = np.array([number.get(name, IGNORED_LABEL) for name in table["label"].to_pylist()], dtype=np.int64)
     boxes = np.column_stack([table[name].to_numpy() for name in schema.BOX_COLUMNS])
-    return {str(s): SlideLabels(boxes[slides == s], labels[slides == s]) for s in sorted(set(slides))}
+    areas = read_rois(annotations.parent)
+    found = {}
+    for slide in sorted({*slides.tolist(), *areas}):
+        rows, area = slides == slide, areas.get(slide)
+        own = np.where(is_inside(area, boxes[rows]), labels[rows], IGNORED_LABEL)
+        outside = np.zeros((0, 4)) if area is None else outside_boxes(area)
+        found[slide] = SlideLabels(boxes[rows], own, outside)
+    return found
 
 
 def _slide_rows(
     slide_id: str, store: IndexedStore, labels: SlideLabels | None, split: str, rule: tuple[int, float]
 ) -> pa.Table:
     columns, min_visible = rule
+    # What is ignored counts nothing, wherever it lies.
     known = labels or SlideLabels(np.zeros((0, 4)), np.zeros(0, np.int64))
     counts = []
     for i in range(len(store.patch_ids)):
@@ -235,6 +275,20 @@ def _slide_rows(
         },
         schema=schema.INDEX,
     )
+
+
+def _labelled(store: IndexedStore, area: shapely.Geometry | None) -> NDArray[np.bool_]:
+    """Whether a labelled area reaches into each patch, (N,)."""
+    if area is None:
+        return np.ones(len(store.patch_ids), np.bool_)
+    square = np.array([[0.0, 0.0, store.patch_px, store.patch_px]])
+    corners = [store.frame(i).to_slide(square)[0] for i in range(len(store.patch_ids))]
+    patches = shapely.box(*np.array(corners, dtype=np.float64).reshape(-1, 4).T)
+    # More than a shared edge. Most patches of a slide do not even touch the area.
+    near = np.asarray(shapely.intersects(area, patches))
+    found = np.zeros(len(patches), np.bool_)
+    found[near] = shapely.area(shapely.intersection(area, patches[near])) > 0
+    return found
 
 
 def _check(stores: Mapping[str, IndexedStore], split: Mapping[str, str], classes: Sequence[str]) -> None:

@@ -142,6 +142,7 @@ def _folder(out: Path) -> Iterator[Path]:
 
 def _patches(store: PatchStore, labels: Labels | None, known: SlideLabels) -> Iterator[_Patch]:
     slide = store.slide.slide_id
+    boxes, numbers = known.everything()
     for row, patch_id in enumerate(store.patch_ids.tolist()):
         frame = store.frame(row)
         facts = {
@@ -156,7 +157,7 @@ def _patches(store: PatchStore, labels: Labels | None, known: SlideLabels) -> It
         targets = None
         if labels is not None:
             share = labels.min_visible
-            targets = patch_targets(known.boxes, known.labels, frame, store.patch_px, min_visible=share)
+            targets = patch_targets(boxes, numbers, frame, store.patch_px, min_visible=share)
         # Up to its first dot, a name is the key of a sample.
         yield _Patch(f"{slide.replace('.', '~')}_{patch_id:06d}", facts, targets, store, row)
 

@@ -230,6 +230,7 @@ def _facts(handle: openslide.OpenSlide, path: Path, slide_id: str) -> SlideInfo:
         native_tile_px=_tile(properties),
         stated_mpp=stated,
         mpp_key=None if stated is None else next((k for k in _MPP_KEYS if k in properties), "openslide.mpp-x"),
+        centre_um=_centre(properties),
     )
 
 
@@ -263,6 +264,13 @@ def _bounds(properties: Mapping[str, str]) -> Box | None:
     if x is None or y is None or width is None or height is None:
         return None
     return Box(x, y, x + width, y + height)
+
+
+def _centre(properties: Mapping[str, str]) -> tuple[float, float] | None:
+    """Centre of the picture, from nanometres to µm."""
+    x = _number(properties, "hamamatsu.XOffsetFromSlideCentre")
+    y = _number(properties, "hamamatsu.YOffsetFromSlideCentre")
+    return None if x is None or y is None else (x / 1000, y / 1000)
 
 
 def _tile(properties: Mapping[str, str], level: int = 0) -> tuple[int, int] | None:

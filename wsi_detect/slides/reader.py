@@ -37,6 +37,8 @@ class SlideInfo:
         native_tile_px: width and height of the file's own tiles at level 0.
         stated_mpp: µm per px along x and y as the file has it, plausible or not; None if it does not say.
         mpp_key: what in the file says `stated_mpp`: a tag's or a header field's name; None if it does not say.
+        centre_um: where the centre of the picture lies, µm from the centre of the glass along x and y, as Hamamatsu's
+            files say; None elsewhere.
     """
 
     slide_id: str
@@ -55,6 +57,7 @@ class SlideInfo:
     stated_mpp: tuple[float, float] | None = None
     mpp_key: str | None = None
     focal_step_um: float | None = None
+    centre_um: tuple[float, float] | None = None
 
     def resolution(self) -> float:
         """Return µm per level-0 px.
