@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsi_detect.errors import LabelError, NonFiniteError
@@ -28,6 +29,10 @@ class FieldTruth:
         boxes: (N, 4) xyxy, image px.
         labels: N taxonomy names.
         ignore: (M, 4) areas where a detection is neither right nor wrong, image px.
+        patient_id, slide_id, field_id: what the image is part of, None where nobody knows; a field is itself, unless
+            several images were cut from it.
+        mpp: µm per px of the image, None where nobody knows.
+        roi: polygons the labels are complete in, image px; None for all of the image.
     """
 
     image_id: str
@@ -36,6 +41,11 @@ class FieldTruth:
     boxes: NDArray[np.float64]
     labels: list[str]
     ignore: NDArray[np.float64] = field(default_factory=_no_boxes)
+    patient_id: str | None = None
+    slide_id: str | None = None
+    field_id: str | None = None
+    mpp: float | None = None
+    roi: shapely.Geometry | None = None
 
 
 @dataclass(frozen=True, slots=True)
