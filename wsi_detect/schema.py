@@ -143,6 +143,17 @@ EVALUATED_PREDICTIONS = _table(
     _field("class_scores", pa.list_(pa.float64()), null=True),
 )
 
+#: One row a figure of two evaluations of the same images; null where a figure is not defined. `difference` is `second`
+#: minus `first`, `share` of the replicates on the far side of 0, doubled, `holm` that adjusted for all rows.
+COMPARISON = _table(
+    _field("figure", pa.string()),
+    *(_field(name, pa.float64(), null=True) for name in ("first", "second", "difference", "ci_low", "ci_high")),
+    *(_field(name, pa.float64(), null=True) for name in ("share", "holm", "detectable")),
+    _field("undefined", pa.int64()),
+    _field("replicates", pa.int64()),
+    _field("groups", pa.int64()),
+)
+
 TABLES = {
     "slides": SLIDES,
     "annotations": ANNOTATIONS,
@@ -154,6 +165,7 @@ TABLES = {
     "evaluated_images": EVALUATED_IMAGES,
     "evaluated_truth": EVALUATED_TRUTH,
     "evaluated_predictions": EVALUATED_PREDICTIONS,
+    "comparison": COMPARISON,
 }
 
 
