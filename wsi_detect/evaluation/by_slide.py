@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 
+
 def by_slide(
     predictions: Sequence[FieldPrediction], truths: Sequence[FieldTruth]
 ) -> tuple[list[FieldPrediction], list[FieldTruth], NDArray[np.int64]]:
@@ -21,7 +22,7 @@ def by_slide(
     slide = np.array([place[str(truth.slide_id)] for truth in truths], np.int64)
     found, there = [], []
     for number, name in enumerate(names):
-        rows = np.flatnonzero(slide == number)
+        rows = np.flatnonzero(slide == number).tolist()
         shift = np.cumsum([0.0, *(_reach(predictions[row], truths[row]) for row in rows)])
         there.append(_joined_truth(name, [truths[row] for row in rows], shift))
         found.append(_joined_prediction(name, [predictions[row] for row in rows], shift))

@@ -4,96 +4,62 @@ A figure that is resampled belongs to a part: a function of how often each image
 AP over several IoU and AP by size have no interval: a replicate would cost as much as the evaluation.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wsi_detect.evaluation.average_precision import average_precision, by_frequency, coco_ap, interpolated, mean
 from wsi_detect.evaluation.average_precision import size_ranges as ranges_of
 from wsi_detect.evaluation.bootstrap import Interval, percentile_intervals
 from wsi_detect.evaluation.columns import Columns, lay_out
-from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.figures import ABNORMAL, AGNOSTIC, MEAN, Pools, pools_of
 from wsi_detect.evaluation.froc import UNITS, extents, highest
 from wsi_detect.evaluation.groups import groups_of
-from wsi_detect.evaluation.matching import ask
-from wsi_detect.evaluation.settings import EvaluationConfig
+from wsi_detect.evaluation.matching import Pool, Within, ask
+from wsi_detect.evaluation.parts import Floats, Key, Part, Scene, Values
 from wsi_detect.evaluation.steps import Steps
 
-Floats = NDArray[np.float64]
 
-
-class Key(NamedTuple):
-    """What names a figure: the columns of `schema.METRICS` of these names."""
-
-    metric: str
-    label: str
-    threshold: float | None = None
-    subset: str | None = None
-    unit: str | None = None
-
-
-Values = dict[Key, float | None]
-#: Takes (F,) how often each image counts.
-Part = Callable[[Floats], Values]
-
-
-class Scene(NamedTuple):
-    """What figures are computed from; only what lies inside ROIs.
-
-    Attributes:
-        predictions: one a truth.
-        truths: one an image.
-        classes: names to report, gravest first.
-        config: how to evaluate.
-    """
-
-    predictions: Sequence[FieldPrediction]
-    truths: Sequence[FieldTruth]
-    classes: Sequence[str]
-    config: EvaluationConfig
-
-
-def rows_of(scene: Scene, more: Callable[[Scene, Pools], Sequence[Part]] | None = None) -> list[dict[str, Any]]:
+def rows_of(scene: Scene, more: Callable[[Pools], Sequence[Part]] | None = None) -> list[dict[str, Any]]:
     """Compute every figure.
 
     Args:
         scene: what to compute it from.
-        more: makes further parts.
+        more: makes further parts from the matches.
 
     Returns:
-        Rows of `schema.METRICS`.
+        Rows of `schema.METRICS`; those without interval come last.
+
+    Raises:
+        LabelError: a unit to resample was declared that is not known of every image.
     """
     columns = lay_out(scene.predictions, scene.truths, scene.config.merge_iou)
     pools = pools_of(columns, scene.classes, scene.config.max_detections)
-    further = list(more(scene, pools)) if more else []
+    further = list(more(pools)) if more else []
     everyone = np.ones(len(scene.truths))
-    exact = _joined([_curves(scene, pools, Steps.exact), *further])(everyone)
-    fixed = _fixed(scene, columns)
-    intervals, groups = _intervals(scene, _joined([_curves(scene, pools, Steps.of), *further]))
+    intervals, groups = _intervals(scene, [_curves(scene, pools, Steps.of), *further])
+    rows = []
+    for part in (_curves(scene, pools, Steps.exact), *further):
+        for key, value in part.values(everyone).items():
+            rows.append(_row(key, value, part.number(key), intervals.get(key.text), groups, scene.config.replicates))
     counts = pools.counts()
-    return [
-        *(_row(key, value, counts, scene, intervals.get(_name(key)), groups) for key, value in exact.items()),
-        *(_row(key, value, counts, scene, None, None) for key, value in fixed.items()),
-    ]
+    fixed = _fixed(scene, columns).items()
+    return rows + [_row(key, value, counts.get(key.label, counts[AGNOSTIC]), None, None, 0) for key, value in fixed]
 
 
-def _joined(parts: Sequence[Part]) -> Part:
-    def all_of(weights: Floats) -> Values:
-        return {key: value for part in parts for key, value in part(weights).items()}
-
-    return all_of
-
-
-def _intervals(scene: Scene, part: Part) -> tuple[dict[str, Interval], int | None]:
+def _intervals(scene: Scene, parts: Sequence[Part]) -> tuple[dict[str, Interval], int | None]:
+    """Return the interval of each figure, and how many groups were drawn from; one group tells nothing."""
     config = scene.config
-    if not config.replicates or not scene.truths:
+    if not config.replicates:
         return {}, None
-    _, groups = groups_of(scene.truths, config.resample)
+    groups = groups_of(scene.truths, config.resample)[1]
+
+    def statistic(weights: Floats) -> dict[str, float | None]:
+        return {key.text: value for part in parts for key, value in part.values(weights).items()}
+
     found = percentile_intervals(
-        lambda weights: {_name(key): value for key, value in part(weights).items()},
+        statistic,
         len(groups),
         groups=groups,
         replicates=config.replicates,
@@ -103,31 +69,19 @@ def _intervals(scene: Scene, part: Part) -> tuple[dict[str, Interval], int | Non
     return found, len(set(groups))
 
 
-def _name(key: Key) -> str:
-    return "|".join(map(str, key))
-
-
 def _row(
-    key: Key,
-    value: float | None,
-    counts: Mapping[str, int],
-    scene: Scene,
-    interval: Interval | None,
-    groups: int | None,
+    key: Key, value: float | None, number: int, interval: Interval | None, groups: int | None, replicates: int
 ) -> dict[str, Any]:
-    """One row: `n` is the number of cells of the label, of images where the figure is about images."""
-    about_images = key.metric in ("auc", "kappa", "sensitivity", "specificity", "cost", "hit")
-    number = len(scene.truths) if about_images else counts.get(key.label, counts[AGNOSTIC])
     row: dict[str, Any] = {**key._asdict(), "value": value, "n": number}
     row |= {"ci_low": None, "ci_high": None, "undefined": None, "replicates": None, "groups": None}
     if interval is not None:
-        row |= {"undefined": interval.undefined, "replicates": scene.config.replicates, "groups": groups}
+        row |= {"undefined": interval.undefined, "replicates": replicates, "groups": groups}
         if value is not None:
             row |= {"ci_low": interval.low, "ci_high": interval.high}
     return row
 
 
-def _curves(scene: Scene, pools: Pools, make: Callable[..., Steps]) -> Part:
+def _curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
     """AP at IoU 0.5, recall at false positives, FROC score."""
     classes = {name: make(pool) for name, pool in pools.classes.items()}
     everything, abnormal = make(pools.agnostic), make(pools.abnormal)
@@ -159,7 +113,8 @@ def _curves(scene: Scene, pools: Pools, make: Callable[..., Steps]) -> Part:
             found |= froc(label, steps, weights)
         return found
 
-    return values
+    counts = pools.counts()
+    return Part(values, lambda key: counts.get(key.label, counts[AGNOSTIC]))
 
 
 def _ap(steps: Steps, weights: Floats) -> float | None:
@@ -175,9 +130,10 @@ def _fixed(scene: Scene, columns: Columns) -> Values:
     config = scene.config
     by_class = ask(columns, {name: {name} for name in scene.classes}, limit=config.max_detections)
     as_one = ask(columns, {AGNOSTIC: columns.names}, merge=True, limit=config.max_detections)
-    ranges = {None: None, **ranges_of(columns, scene.truths, config.size_ranges_um)}
+    ranges: list[tuple[str | None, Within | None]] = [(None, None)]
+    ranges += ranges_of(columns, scene.truths, config.size_ranges_um).items()
     found: Values = {}
-    for subset, within in ranges.items():
+    for subset, within in ranges:
         values = coco_ap(by_class, within)
         found |= {Key("ap", name, None, subset): value for name, value in values.items()}
         found[Key("ap", MEAN, None, subset)] = mean(values.values())

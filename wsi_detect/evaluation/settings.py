@@ -46,8 +46,8 @@ class EvaluationConfig(Config):
     false_positives_per_slide: Rates = (1.0, 10.0, 100.0)
     false_positives_per_mm2: Rates = (1.0, 10.0)
     froc_points: Rates = CAMELYON16
-    size_ranges_um: dict[str, tuple[float, float]] = {}
-    training_counts: dict[str, int] = {}
+    size_ranges_um: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    training_counts: dict[str, int] = Field(default_factory=dict)
     rare_up_to: int = Field(default=10, ge=0)
     common_up_to: int = Field(default=100, ge=0)
     min_score: float = Field(default=0.25, ge=0, le=1)
