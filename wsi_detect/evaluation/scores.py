@@ -38,9 +38,9 @@ def rows_of(scene: Scene, more: Callable[[Pools], Sequence[Part]] | None = None)
     pools = pools_of(columns, scene.classes, scene.config.max_detections)
     further = list(more(pools)) if more else []
     everyone = np.ones(len(scene.truths))
-    intervals, groups = _intervals(scene, [_curves(scene, pools, Steps.of), *further])
+    intervals, groups = _intervals(scene, [curves(scene, pools, Steps.of), *further])
     rows = []
-    for part in (_curves(scene, pools, Steps.exact), *further):
+    for part in (curves(scene, pools, Steps.exact), *further):
         for key, value in part.values(everyone).items():
             rows.append(_row(key, value, part.number(key), intervals.get(key.text), groups, scene.config.replicates))
     counts = pools.counts()
@@ -81,8 +81,8 @@ def _row(
     return row
 
 
-def _curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
-    """AP at IoU 0.5, recall at false positives, FROC score."""
+def curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
+    """AP at IoU 0.5, recall at false positives, FROC score; `make` is `Steps.of` for replicates, `Steps.exact` else."""
     classes = {name: make(pool) for name, pool in pools.classes.items()}
     everything, abnormal = make(pools.agnostic), make(pools.abnormal)
     config = scene.config
