@@ -155,8 +155,8 @@ def test_by_hand():
 def test_undefined_replicates_are_counted():
     fields = [truth("a", ["HSIL", "NILM"]), truth("b", ["NILM"])]
     runs = [run(fields, [seen(field, 1.0, seed) for field in fields]) for seed in (0, 1)]
-    rows = by_figure(compare_runs(*runs, ComparisonConfig(replicates=2000)))
-    assert rows["ap50/HSIL"].undefined / 2000 == pytest.approx(0.25, abs=0.03)
+    rows = by_figure(compare_runs(*runs, ComparisonConfig(replicates=200, figures=FEW)))
+    assert rows["ap50/HSIL"].undefined / 200 == pytest.approx(0.25, abs=0.1)
     assert rows["ap50/NILM"].undefined == 0
 
 
