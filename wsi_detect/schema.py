@@ -45,6 +45,23 @@ ANNOTATIONS = _table(
     _field("source_label", pa.string()),
 )
 
+#: One row an area of a slide inside which every cell was labelled. A slide without a row is labelled everywhere.
+#: `geometry` is a polygon or several, WKB in slide px.
+ROIS = _table(
+    _field("slide_id", pa.string()),
+    _field("roi_id", pa.string()),
+    _field("geometry", pa.binary()),
+)
+
+#: One row what one reader said of one cell of `annotations.parquet`, which holds what was made of the votes.
+VOTES = _table(
+    _field("slide_id", pa.string()),
+    _field("annotation_id", pa.string()),
+    _field("annotator", pa.string()),
+    _field("label", pa.string()),
+    _field("source_label", pa.string()),
+)
+
 #: One row a patch of a data set. `counts` follows the class names in the metadata key `classes` (JSON list).
 INDEX = _table(
     _field("slide_id", pa.string()),
@@ -157,6 +174,8 @@ COMPARISON = _table(
 TABLES = {
     "slides": SLIDES,
     "annotations": ANNOTATIONS,
+    "rois": ROIS,
+    "votes": VOTES,
     "index": INDEX,
     "detections": DETECTIONS,
     "patches": PATCHES,

@@ -30,6 +30,21 @@ class SlideFacts(NamedTuple):
     roi: shapely.Geometry | None = None
 
 
+def facts_of(patients: Mapping[str, str | None], rois: Mapping[str, shapely.Geometry]) -> dict[str, SlideFacts]:
+    """Return the facts of slides; a patient is named after the first of her slides, since no patient's name travels.
+
+    Args:
+        patients: slide → patient, None where nobody knows; of all slides at hand, so that splits can be told apart.
+        rois: slide → where it was annotated, slide px; a slide that is not named was annotated throughout.
+    """
+    first: dict[str, str] = {}
+    for slide, patient in sorted(patients.items()):
+        if patient is not None:
+            first.setdefault(patient, f"patient of {slide}")
+    names = {slide: first.get(patient) if patient is not None else None for slide, patient in patients.items()}
+    return {slide: SlideFacts(names.get(slide), rois.get(slide)) for slide in {*names, *rois}}
+
+
 def evaluate_cells(
     cells: Sequence[Path],
     annotations: Path,
