@@ -47,6 +47,7 @@ def test_the_table_and_the_files(cli, tmp_path):
 def test_figures_are_chosen_as_the_document_says(cli, tmp_path):
     write(tmp_path / "a", [0.3, 0.9])
     words = ("--out", tmp_path / "c", "--set", "comparison.figures=[ap50/HSIL, recall@*/HSIL/*, ece/HSIL]")
+    words = (*words, "--set", "comparison.replicates=20")
     assert cli("compare", tmp_path / "a", tmp_path / "a", *words)[0] == EXIT_OK
     content = json.loads((tmp_path / "c" / "comparison.json").read_text())
     names = ["ap50/HSIL", "recall@1/HSIL/field", "recall@4/HSIL/field", "ece/HSIL"]

@@ -81,10 +81,10 @@ def test_a_better_run_is_better():
         "recall@1/any_abnormal/field",
         "recall@4/any_abnormal/field",
         COST,
-        "hit@1/any_abnormal",
-        "hit@10/any_abnormal",
-        "hit@1/gravest",
-        "hit@10/gravest",
+        "hit@1/any_abnormal/slide",
+        "hit@10/any_abnormal/slide",
+        "hit@1/gravest/slide",
+        "hit@10/gravest/slide",
     ]
     for name in ("ap50/HSIL", "ap50/mean", "recall@1/any_abnormal/field", COST):
         row = rows[name]
@@ -139,7 +139,7 @@ def test_by_hand():
     found = [FieldPrediction(field.image_id, field.boxes, np.array([0.9]), ["LSIL"]) for field in fields]
     config = ComparisonConfig(replicates=600, power=0.5)
     rows = by_figure(compare_runs(run(fields, [found[0], none]), run(fields, found), config))
-    row = rows["hit@1/any_abnormal"]
+    row = rows["hit@1/any_abnormal/field"]
     # Of four draws one has b twice (difference 1), two have both (1/2), one has a twice (0).
     assert (row.first, row.second, row.difference, row.ci_low, row.ci_high) == (0.5, 1.0, 0.5, 0.0, 1.0)
     assert row.share == pytest.approx(2 * 0.25, abs=0.08)

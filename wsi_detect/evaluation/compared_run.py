@@ -51,8 +51,8 @@ class ComparedRun:
         own = {name: getattr(run.config, name) for name in ("min_score", "slide_rule")}
         config = like.config.model_copy(update=own)
         predictions, truths = keep_inside(paired(run.predictions, like.truths), like.truths)
-        scene = Scene(predictions, truths, classes, config)
-        pools = pools_of(lay_out(predictions, truths, config.merge_iou), classes, config.max_detections)
+        scene = Scene(predictions, truths, classes, config, lay_out(predictions, truths, config.merge_iou))
+        pools = pools_of(scene.columns, classes, config.max_detections)
         split = Split.of(str(run.about.get("data", "")), groups_of(truths)[1])
         others = judgements(scene, pools, split, _choices(run))
         made = (curves(scene, pools, make) for make in (Steps.exact, Steps.of))
