@@ -1,5 +1,6 @@
 """The command evaluate: a model on labelled fields, or the cells of finished slides against annotations."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,13 +25,14 @@ def evaluate(
     coco: Annotated[Path | None, typer.Option("--coco", help="Truth of fields, COCO JSON.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of the labelled fields.")] = None,
     cells: Annotated[list[Path] | None, typer.Option(help="cells.parquet of a finished slide; again for more.")] = None,
-    annotations: Annotated[
-        Path | None, typer.Option(help="annotations.parquet; rois.parquet beside it counts.")
-    ] = None,
+    annotations: Annotated[Path | None, typer.Option(help="annotations.parquet, with rois.parquet.")] = None,
     slides: Annotated[Path | None, typer.Option(help="slides.parquet: whose slides they are.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for artefact and page.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the plain figures here, JSON.")] = None,
     chosen_on: Annotated[Path | None, typer.Option(help="Evaluation of another split to choose thresholds on.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the data are called; the truth's file name if not given.")
+    ] = None,
     model: Model = None,
     device: Device = "auto",
     config: ConfigFile = None,
@@ -150,7 +152,7 @@ def _table(run: "EvaluationRun") -> "Table":
     return table
 
 
-def _figure(row: dict[str, Any]) -> str | None:
+def _figure(row: Mapping[str, Any]) -> str | None:
     """Name of a figure that is printed."""
     metric, abnormal = row["metric"], row["label"] == "any_abnormal"
     if metric == "ap50" and row["subset"] is None:

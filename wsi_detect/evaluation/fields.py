@@ -160,10 +160,16 @@ def _field(image: dict[str, Any], entries: list[dict[str, Any]], names: dict[Any
         _boxes(cells),
         [names[entry["category_id"]] for entry in cells],
         _boxes(crowds),
-        *(None if image.get(name) is None else str(image[name]) for name in ("patient_id", "slide_id", "field_id")),
+        patient_id=_text(image, "patient_id"),
+        slide_id=_text(image, "slide_id"),
+        field_id=_text(image, "field_id"),
         mpp=_mpp(image),
         roi=_roi(image),
     )
+
+
+def _text(image: dict[str, Any], name: str) -> str | None:
+    return None if image.get(name) is None else str(image[name])
 
 
 def _mpp(image: dict[str, Any]) -> float | None:
