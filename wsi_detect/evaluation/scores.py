@@ -12,7 +12,7 @@ import numpy as np
 from wsi_detect.evaluation.average_precision import average_precision, by_frequency, coco_ap, interpolated, mean
 from wsi_detect.evaluation.average_precision import size_ranges as ranges_of
 from wsi_detect.evaluation.bootstrap import Interval, percentile_intervals
-from wsi_detect.evaluation.columns import Columns, lay_out
+from wsi_detect.evaluation.columns import Columns
 from wsi_detect.evaluation.figures import ABNORMAL, AGNOSTIC, MEAN, Pools, pools_of
 from wsi_detect.evaluation.froc import UNITS, extents, highest
 from wsi_detect.evaluation.groups import groups_of
@@ -34,13 +34,13 @@ def rows_of(scene: Scene, more: Callable[[Pools], Sequence[Part]] | None = None)
     Raises:
         LabelError: a unit to resample was declared that is not known of every image.
     """
-    columns = lay_out(scene.predictions, scene.truths, scene.config.merge_iou)
+    columns = scene.columns
     pools = pools_of(columns, scene.classes, scene.config.max_detections)
     further = list(more(pools)) if more else []
     everyone = np.ones(len(scene.truths))
-    intervals, groups = _intervals(scene, [_curves(scene, pools, Steps.of), *further])
+    intervals, groups = _intervals(scene, [curves(scene, pools, Steps.of), *further])
     rows = []
-    for part in (_curves(scene, pools, Steps.exact), *further):
+    for part in (curves(scene, pools, Steps.exact), *further):
         for key, value in part.values(everyone).items():
             rows.append(_row(key, value, part.number(key), intervals.get(key.text), groups, scene.config.replicates))
     counts = pools.counts()
@@ -81,8 +81,8 @@ def _row(
     return row
 
 
-def _curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
-    """AP at IoU 0.5, recall at false positives, FROC score."""
+def curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
+    """AP at IoU 0.5, recall at false positives, FROC score; `make` is `Steps.of` for replicates, `Steps.exact` else."""
     classes = {name: make(pool) for name, pool in pools.classes.items()}
     everything, abnormal = make(pools.agnostic), make(pools.abnormal)
     config = scene.config
