@@ -52,11 +52,12 @@ def evaluate(
 
     if out is not None and out.suffix == ".json":
         raise ConfigError(f"--out {out} is a folder for the artefact; the plain figures are written by --json {out}")
+    called = {} if name is None else {"data": name}
     reference = None if chosen_on is None else EvaluationRun.read(chosen_on)
     if coco and images and not (cells or annotations or slides):
-        run = _on_fields(coco, images, (model, device), (config, overrides), reference)
+        run = _on_fields(coco, images, (model, device), (config, overrides), (called, reference))
     elif cells and annotations and not (coco or images):
-        run = _on_slides(cells, annotations, slides, (config, overrides), reference)
+        run = _on_slides((cells, annotations, slides), (config, overrides), (called, reference))
     else:
         raise ConfigError("give --coco and --images to evaluate on fields, or --cells and --annotations on slides")
     write_json(json_out, flat(run))
@@ -73,7 +74,7 @@ def _on_fields(
     images: Path,
     device: tuple[Path | None, str],
     words: tuple[Path | None, list[str] | None],
-    reference: "EvaluationRun | None",
+    known: tuple[dict[str, str], "EvaluationRun | None"],
 ) -> "EvaluationRun":
     from wsi_detect.cli.facts import load_detector
     from wsi_detect.evaluation.evaluate import WholeImage, run_on_fields
@@ -85,32 +86,32 @@ def _on_fields(
     bundle = bundle_of(device[0])
     detector = load_detector(bundle, device[1], whole_ranking.model_copy(update=given))
     rule = _rule(words)
-    known: dict[str, Any] = {}
+    more: dict[str, Any] = {}
     if "min_score" not in rule.model_fields_set:
-        known["min_score"] = detector.info.score_threshold
+        more["min_score"] = detector.info.score_threshold
     trained = detector.info.training.get("cells")
     if isinstance(trained, dict) and "training_counts" not in rule.model_fields_set:
-        known["training_counts"] = {name: int(number) for name, number in trained.items()}
+        more["training_counts"] = {name: int(number) for name, number in trained.items()}
     info = detector.info
     about = {"model": info.model_id, "training_data": info.data_card, "preparation": info.preparation}
-    rule = rule.model_copy(update=known)
-    return run_on_fields(WholeImage(detector), coco, images, rule, about=about, chosen_on=reference)
+    about |= known[0]
+    rule = rule.model_copy(update=more)
+    return run_on_fields(WholeImage(detector), coco, images, rule, about=about, chosen_on=known[1])
 
 
 def _on_slides(
-    cells: list[Path],
-    annotations: Path,
-    slides: Path | None,
+    files: tuple[list[Path], Path, Path | None],
     words: tuple[Path | None, list[str] | None],
-    reference: "EvaluationRun | None",
+    known: tuple[dict[str, str], "EvaluationRun | None"],
 ) -> "EvaluationRun":
     from wsi_detect.annotations.rois import read_rois
     from wsi_detect.evaluation.slides import facts_of, run_on_cells
     from wsi_detect.run.slide_list import read_slides
 
+    cells, annotations, slides = files
     patients = {} if slides is None else {row.slide_id: row.patient_id for row in read_slides(slides)}
     facts = facts_of(patients, read_rois(annotations.parent))
-    return run_on_cells(cells, annotations, _rule(words), facts=facts, chosen_on=reference)
+    return run_on_cells(cells, annotations, _rule(words), facts=facts, about=known[0], chosen_on=known[1])
 
 
 def _rule(words: tuple[Path | None, list[str] | None]) -> "EvaluationConfig":
