@@ -31,11 +31,14 @@ def evaluate_run(run: EvaluationRun, chosen_on: EvaluationRun | None = None) -> 
     names = {*run.classes, *(n for t in truths for n in t.labels), *(n for p in predictions for n in p.labels)}
     columns = lay_out(predictions, truths, run.config.merge_iou)
     scene = Scene(predictions, truths, gravest_first(names), run.config, columns)
-    split = Split.of(str(run.about.get("data", "")), groups_of(truths)[1])
+    # Whether two splits share a patient can be told where both know theirs; else by slide, else by field.
+    unit = groups_of([*truths, *(chosen_on.truths if chosen_on else ())])[0]
+    split = Split.of(str(run.about.get("data", "")), groups_of(truths, unit)[1])
     choices = None
     if chosen_on is not None:
-        other = keep_inside(chosen_on.predictions, chosen_on.truths)
-        choices = choose(*other, scene, str(chosen_on.about.get("data", "")))
+        found, there = keep_inside(chosen_on.predictions, chosen_on.truths)
+        other = Split.of(str(chosen_on.about.get("data", "")), groups_of(there, unit)[1])
+        choices = choose(found, there, scene, other)
         check_apart(choices.split, split, "what is read here")
     rows = rows_of(scene, lambda pools: judgements(scene, pools, split, choices))
     about = dict(run.about) if choices is None else {**run.about, "chosen": _summary(choices)}
