@@ -22,9 +22,12 @@ from wsi_detect.evaluation.compare import (
     fewest_replicates,
     holm,
 )
+from wsi_detect.evaluation.compared_run import name_of
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.figures import EvaluationConfig
+from wsi_detect.evaluation.parts import Key
 from wsi_detect.evaluation.results import EvaluationRun
+from wsi_detect.evaluation.runs import evaluate_run
 from wsi_detect.evaluation.same_truth import check_same_truth
 from wsi_detect.schema import COMPARISON
 
@@ -96,6 +99,18 @@ def test_a_better_run_is_better():
         assert 0 < row.detectable < abs(row.difference)
     back = by_figure(compared(479, back=True))
     assert (back[COST].better(0.95), back["ap50/mean"].better(0.95)) == ("A", "A")
+
+
+def test_figures_are_those_of_the_evaluation():
+    every = compare_runs(WEAK, STRONG, ComparisonConfig(replicates=1, figures=("*",)))
+    rows = by_figure(every)
+    for number, one in enumerate((WEAK, STRONG)):
+        evaluated = evaluate_run(replace(one, config=one.config.model_copy(update={"replicates": 1})))
+        table = [row for row in evaluated.metrics if row["groups"] is not None]
+        assert len(table) == len(rows) > 50
+        for row in table:
+            key = Key(*(row[name] for name in Key._fields))
+            assert (rows[name_of(key)].second if number else rows[name_of(key)].first) == row["value"]
 
 
 def test_the_other_way_round_is_the_same_with_the_sign_changed():
