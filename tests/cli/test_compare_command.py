@@ -39,6 +39,7 @@ def test_the_table_and_the_files(cli, tmp_path):
     assert cells[:5] == ["cost/all/image", "16.0000", "0.0000", "-16.0000", "-16.0000 … -16.0000"]
     assert cells[8:] == ["n/a", "0"]
     assert "6 images; 50 replicates of 6 fields" in printed
+    assert "6 fields are few: take every interval for too narrow" in printed
     assert "more replicates before any is sure: --set comparison.replicates=559" in printed
     assert printed.strip().endswith("comparison.json")
     assert (tmp_path / "c" / "comparison.parquet").is_file()

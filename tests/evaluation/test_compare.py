@@ -279,13 +279,13 @@ SAME = other(lambda field: field)
         (other(lambda f: replace(f, mpp=0.5)), "image f0: mpp is None in run A, 0.5 in run B"),
         (other(lambda f: replace(f, roi=None)), "image f0: its labels are complete in one region"),
         (other(lambda f: replace(f, roi=shapely.box(0, 0, 9, 8))), "image f0: its labels are complete in one region"),
-        (other(lambda f: truth("f0", f.labels[1:], slide_id="s0", roi=f.roi)), "12 times a cell in run A, 11 in run B"),
+        (other(lambda f: truth("f0", f.labels[1:], slide_id="s0", roi=f.roi)), "f0: 12 cells in run A, 11 in run B"),
         (
             other(lambda f: replace(f, labels=["HSIL", *f.labels[1:]])),
-            r"a cell is NILM \[0, 0, 40, 40\] in run A, HSIL \[0, 0, 40, 40\] in run B",
+            r"one of its cells is NILM \[0, 0, 40, 40\] in run A, HSIL \[0, 0, 40, 40\] in run B",
         ),
         (other(lambda f: replace(f, boxes=f.boxes + 1)), r"NILM \[0, 0, 40, 40\] in run A, NILM \[1, 1, 41, 41\]"),
-        (other(lambda f: replace(f, ignore=f.ignore[:0])), "1 times a area to ignore in run A, 0 in run B"),
+        (other(lambda f: replace(f, ignore=f.ignore[:0])), "1 areas to ignore in run A, 0 in run B"),
     ],
 )
 def test_other_truths_are_refused_and_the_first_difference_named(changed, message):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+#: Below so many groups percentile intervals cover clearly less than they promise.
+FEW_GROUPS = 20
+
 
 @app.command()
 def compare(
@@ -44,6 +47,8 @@ def compare(
     )
     if found.groups < 2:
         typer.echo(f"fewer than two {found.unit}s: nothing can be said about how sure a difference is")
+    elif found.groups < FEW_GROUPS:
+        typer.echo(f"{found.groups} {found.unit}s are few: take every interval for too narrow")
     needed = fewest_replicates(sum(entry.share is not None for entry in found.differences), rule.confidence)
     if rule.replicates < needed:
         typer.echo(f"so many figures need more replicates before any is sure: --set comparison.replicates={needed}")
