@@ -216,7 +216,7 @@ def test_figures_are_chosen_by_pattern():
     config = ComparisonConfig(replicates=2, figures=("ece/HSIL", "recall@*/HSIL/slide"))
     rows = by_figure(compare_runs(WEAK, STRONG, config))
     assert list(rows) == ["recall@1/HSIL/slide", "recall@10/HSIL/slide", "recall@100/HSIL/slide", "ece/HSIL"]
-    with pytest.raises(ConfigError, match=r"no figure is called ap51/\*; there are ap50/HSIL"):
+    with pytest.raises(ConfigError, match=r"no figure is called ap51/\*; there are ap50/…, recall@1/…"):
         compare_runs(WEAK, STRONG, ComparisonConfig(figures=("ap51/*",)))
 
 

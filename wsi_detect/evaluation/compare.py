@@ -174,7 +174,8 @@ def compare_runs(first: EvaluationRun, second: EvaluationRun, config: Comparison
     both = [name for name in exact[0] if name in exact[1]]
     names = [name for name in both if any(fnmatchcase(name, pattern) for pattern in config.figures)]
     if not names:
-        raise ConfigError(f"no figure is called {', '.join(config.figures)}; there are {', '.join(both)}")
+        metrics = ", ".join(dict.fromkeys(f"{name.partition('/')[0]}/…" for name in both))
+        raise ConfigError(f"no figure is called {', '.join(config.figures)}; there are {metrics}")
     drawn = paired_replicates(
         [side.replicate for side in sides], groups, replicates=config.replicates, seed=config.seed
     )
