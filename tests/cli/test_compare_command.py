@@ -19,12 +19,10 @@ def write(folder, scores, fields=6, **facts) -> None:
     EvaluationRun(truths, found, ("HSIL", "NILM"), EvaluationConfig(min_score=0.5)).write(folder)
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
-
-
-def test_the_table_and_the_files(cli, tmp_path):
+@pytest.mark.parametrize("columns", [40, 300])
+def test_the_table_and_the_files(cli, tmp_path, monkeypatch, columns):
+    """However narrow the terminal, no number is cut."""
+    monkeypatch.setenv("COLUMNS", str(columns))
     write(tmp_path / "a", [0.3, 0.9])
     write(tmp_path / "b", [0.8, 0.9])
     code, printed, _ = cli(
@@ -39,6 +37,7 @@ def test_the_table_and_the_files(cli, tmp_path):
     assert cells[:5] == ["cost/all/image", "16.0000", "0.0000", "-16.0000", "-16.0000 … -16.0000"]
     assert cells[8:] == ["n/a", "0"]
     assert "6 images; 50 replicates of 6 fields" in printed
+    assert "6 fields are few: take every interval for too narrow" in printed
     assert "more replicates before any is sure: --set comparison.replicates=559" in printed
     assert printed.strip().endswith("comparison.json")
     assert (tmp_path / "c" / "comparison.parquet").is_file()
@@ -70,7 +69,7 @@ def test_what_cannot_be_compared_is_one_line_and_writes_nothing(cli, tmp_path):
         (["nowhere"], EXIT_INVALID_INPUT, "evaluation.json is missing"),
         (["a", "--set", "comparison.unit=patient"], EXIT_INVALID_INPUT, "image f0: its patient is not known"),
         (["a", "--set", "comparison.replicats=9"], EXIT_USAGE, "replicats"),
-        (["a", "--set", "comparison.figures=[map]"], EXIT_USAGE, "no figure is called map; there are ap50/HSIL"),
+        (["a", "--set", "comparison.figures=[map]"], EXIT_USAGE, "no figure is called map; there are ap50/…, "),
     ):
         found, _, error = cli("compare", tmp_path / "a", tmp_path / words[0], "--out", tmp_path / "c", *words[1:])
         assert (found, len(error.splitlines())) == (code, 1), error

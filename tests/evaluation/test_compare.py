@@ -22,9 +22,12 @@ from wsi_detect.evaluation.compare import (
     fewest_replicates,
     holm,
 )
+from wsi_detect.evaluation.compared_run import name_of
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.figures import EvaluationConfig
+from wsi_detect.evaluation.parts import Key
 from wsi_detect.evaluation.results import EvaluationRun
+from wsi_detect.evaluation.runs import evaluate_run
 from wsi_detect.evaluation.same_truth import check_same_truth
 from wsi_detect.schema import COMPARISON
 
@@ -96,6 +99,18 @@ def test_a_better_run_is_better():
         assert 0 < row.detectable < abs(row.difference)
     back = by_figure(compared(479, back=True))
     assert (back[COST].better(0.95), back["ap50/mean"].better(0.95)) == ("A", "A")
+
+
+def test_figures_are_those_of_the_evaluation():
+    every = compare_runs(WEAK, STRONG, ComparisonConfig(replicates=1, figures=("*",)))
+    rows = by_figure(every)
+    for number, one in enumerate((WEAK, STRONG)):
+        evaluated = evaluate_run(replace(one, config=one.config.model_copy(update={"replicates": 1})))
+        table = [row for row in evaluated.metrics if row["groups"] is not None]
+        assert len(table) == len(rows) > 40
+        for row in table:
+            key = Key(*(row[name] for name in Key._fields))
+            assert (rows[name_of(key)].second if number else rows[name_of(key)].first) == row["value"]
 
 
 def test_the_other_way_round_is_the_same_with_the_sign_changed():
@@ -201,7 +216,7 @@ def test_figures_are_chosen_by_pattern():
     config = ComparisonConfig(replicates=2, figures=("ece/HSIL", "recall@*/HSIL/slide"))
     rows = by_figure(compare_runs(WEAK, STRONG, config))
     assert list(rows) == ["recall@1/HSIL/slide", "recall@10/HSIL/slide", "recall@100/HSIL/slide", "ece/HSIL"]
-    with pytest.raises(ConfigError, match=r"no figure is called ap51/\*; there are ap50/HSIL"):
+    with pytest.raises(ConfigError, match=r"no figure is called ap51/\*; there are ap50/…, recall@1/…"):
         compare_runs(WEAK, STRONG, ComparisonConfig(figures=("ap51/*",)))
 
 
@@ -264,13 +279,13 @@ SAME = other(lambda field: field)
         (other(lambda f: replace(f, mpp=0.5)), "image f0: mpp is None in run A, 0.5 in run B"),
         (other(lambda f: replace(f, roi=None)), "image f0: its labels are complete in one region"),
         (other(lambda f: replace(f, roi=shapely.box(0, 0, 9, 8))), "image f0: its labels are complete in one region"),
-        (other(lambda f: truth("f0", f.labels[1:], slide_id="s0", roi=f.roi)), "12 times a cell in run A, 11 in run B"),
+        (other(lambda f: truth("f0", f.labels[1:], slide_id="s0", roi=f.roi)), "f0: 12 cells in run A, 11 in run B"),
         (
             other(lambda f: replace(f, labels=["HSIL", *f.labels[1:]])),
-            r"a cell is NILM \[0, 0, 40, 40\] in run A, HSIL \[0, 0, 40, 40\] in run B",
+            r"one of its cells is NILM \[0, 0, 40, 40\] in run A, HSIL \[0, 0, 40, 40\] in run B",
         ),
         (other(lambda f: replace(f, boxes=f.boxes + 1)), r"NILM \[0, 0, 40, 40\] in run A, NILM \[1, 1, 41, 41\]"),
-        (other(lambda f: replace(f, ignore=f.ignore[:0])), "1 times a area to ignore in run A, 0 in run B"),
+        (other(lambda f: replace(f, ignore=f.ignore[:0])), "1 areas to ignore in run A, 0 in run B"),
     ],
 )
 def test_other_truths_are_refused_and_the_first_difference_named(changed, message):

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+#: Below so many groups percentile intervals cover clearly less than they promise.
+FEW_GROUPS = 20
+
 
 @app.command()
 def compare(
@@ -29,25 +32,35 @@ def compare(
 
     Example: wsi-detect compare eval/old eval/new --out eval/new-against-old
     """
-    from rich.console import Console
-
     from wsi_detect.evaluation.compare import ComparisonConfig, compare_runs, fewest_replicates
     from wsi_detect.evaluation.results import EvaluationRun
 
     rule = section(config, "comparison", ComparisonConfig, overrides)
     found = compare_runs(EvaluationRun.read(run_a), EvaluationRun.read(run_b), rule)
     path = found.write(out)
-    console = Console()
-    console.print(_table(found))
+    _print(_table(found))
     typer.echo(
         f"A {run_a}, B {run_b}: {found.images} images; {rule.replicates} replicates of {found.groups} {found.unit}s"
     )
     if found.groups < 2:
         typer.echo(f"fewer than two {found.unit}s: nothing can be said about how sure a difference is")
+    elif found.groups < FEW_GROUPS:
+        typer.echo(f"{found.groups} {found.unit}s are few: take every interval for too narrow")
     needed = fewest_replicates(sum(entry.share is not None for entry in found.differences), rule.confidence)
     if rule.replicates < needed:
         typer.echo(f"so many figures need more replicates before any is sure: --set comparison.replicates={needed}")
     typer.echo(path)
+
+
+def _print(table: "Table") -> None:
+    """Print a table as wide as it is: numbers cut short to fit a terminal say nothing."""
+    from rich.console import Console
+    from rich.measure import Measurement
+
+    console = Console()
+    needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table)
 
 
 def _table(found: "Comparison") -> "Table":

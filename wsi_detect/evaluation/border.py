@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from wsi_detect.errors import LabelError
 from wsi_detect.evaluation.bootstrap import Interval, percentile_intervals
-from wsi_detect.evaluation.columns import lay_out
+from wsi_detect.evaluation.columns import Columns, lay_out
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.matching import ask
 
@@ -128,6 +128,18 @@ def found_cells(
         LabelError: an image has no patches, or its size is not known.
     """
     columns = lay_out(predictions, truths, merge_iou, floor=threshold)
+    return found_cells_in(columns, truths, patches, min_score=min_score, threshold=threshold)
+
+
+def found_cells_in(
+    columns: Columns,
+    truths: Sequence[FieldTruth],
+    patches: Mapping[str, NDArray[np.floating]],
+    *,
+    min_score: float,
+    threshold: float = 0.5,
+) -> FoundCells:
+    """Do what `found_cells` does with columns, which know at which IoU labels are merged."""
     question = ask(columns, {"": columns.names}, merge=True)
     matches, is_cell = question.taken(threshold)
     shown = question.rows[columns.detections.scores[question.rows] >= min_score]
@@ -143,6 +155,37 @@ def found_cells(
     return FoundCells(np.concatenate(depths), hit[:-1][is_cell], columns.cells.image[is_cell], columns.images)
 
 
+def recall_by_depth(
+    cells: FoundCells, bands_px: Sequence[float] = BANDS_PX, weights: NDArray[np.floating] | None = None
+) -> tuple[list[float | None], float | None]:
+    """Recall of each band, and that of the interior minus that of all other bands together; None without a cell.
+
+    Args:
+        cells: found and missed; those in no patch are in no band.
+        bands_px: depths at which bands meet, ascending; cells from the last on are the interior.
+        weights: (F,) how often each image counts; None counts each once.
+    """
+    band, known = _bands(cells, bands_px)
+    often = np.ones(len(band)) if weights is None else weights[cells.image[known]]
+    total = np.bincount(band, often, len(bands_px) + 1)
+    right = np.bincount(band, often * cells.found[known], len(bands_px) + 1)
+    rim, interior = _share(right[:-1].sum(), total[:-1].sum()), _share(right[-1], total[-1])
+    recalls = [_share(*pair) for pair in zip(right, total, strict=True)]
+    return recalls, None if rim is None or interior is None else interior - rim
+
+
+def band_counts(cells: FoundCells, bands_px: Sequence[float] = BANDS_PX) -> list[int]:
+    """Cells of each band, the shallowest first."""
+    return [int(count) for count in np.bincount(_bands(cells, bands_px)[0], minlength=len(bands_px) + 1)]
+
+
+def _bands(cells: FoundCells, bands_px: Sequence[float]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Band of each cell that is in a patch, and which of all cells those are."""
+    known = ~np.isnan(cells.depth_px)
+    band = np.searchsorted(np.asarray(bands_px, np.float64), cells.depth_px[known], side="right")
+    return band.astype(np.int64), known
+
+
 def border_audit(
     cells: FoundCells,
     bands_px: Sequence[float] = BANDS_PX,
@@ -156,37 +199,30 @@ def border_audit(
 
     Args:
         cells: found and missed.
-        bands_px: depths at which bands meet, ascending; cells from the last on are the interior.
+        bands_px: see `recall_by_depth`.
         groups: (F,) patient, slide or field of each image; see `bootstrap.draws`.
         replicates: of the bootstrap.
         confidence: of the intervals.
         seed: of the bootstrap.
     """
-    known = ~np.isnan(cells.depth_px)
-    band = np.searchsorted(np.asarray(bands_px, np.float64), cells.depth_px[known], side="right")
-    found, image = cells.found[known], cells.image[known]
-    number = len(bands_px) + 1
 
     def figures(weights: NDArray[np.float64]) -> dict[str, float | None]:
-        often = weights[image]
-        total = np.bincount(band, often, number)
-        right = np.bincount(band, often * found, number)
-        values = {str(k): _share(right[k], total[k]) for k in range(number)}
-        rim, interior = _share(right[:-1].sum(), total[:-1].sum()), values[str(number - 1)]
-        return values | {"difference": None if rim is None or interior is None else interior - rim}
+        recalls, difference = recall_by_depth(cells, bands_px, weights)
+        return {**{str(k): recall for k, recall in enumerate(recalls)}, "difference": difference}
 
-    values = figures(np.ones(cells.images))
+    recalls, difference = recall_by_depth(cells, bands_px)
     intervals = percentile_intervals(
         figures, cells.images, groups=groups, replicates=replicates, confidence=confidence, seed=seed
     )
     nothing = Interval(None, None, 0)
     edges = [-np.inf, *map(float, bands_px), np.inf]
-    counts = np.bincount(band, minlength=number)
-    made = (
-        Band(edges[k], edges[k + 1], int(counts[k]), values[str(k)], intervals.get(str(k), nothing))
-        for k in range(number)
+    counts = band_counts(cells, bands_px)
+    bands = tuple(
+        Band(edges[k], edges[k + 1], counts[k], recall, intervals.get(str(k), nothing))
+        for k, recall in enumerate(recalls)
     )
-    return BorderAudit(tuple(made), values["difference"], intervals.get("difference", nothing), int((~known).sum()))
+    unseen = len(cells.found) - sum(counts)
+    return BorderAudit(bands, difference, intervals.get("difference", nothing), unseen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,19 +259,26 @@ def grid_change(
         confidence: of the interval.
         seed: of the bootstrap.
     """
-    rows = [audit["cells"] if label is None else audit["classes"].get(label, {}) for audit in audits]
-    same = np.array([row.get("same", 0) for row in rows], np.float64)
-    other = ("renamed", "renamed_from", "renamed_to", "first_only", "second_only")
-    changed = np.array([sum(row.get(key, 0) for key in other) for row in rows], np.float64)
+    changed, total = changed_cells(audits, label)
 
     def figures(weights: NDArray[np.float64]) -> dict[str, float | None]:
-        return {"changed": _share(float(weights @ changed), float(weights @ (changed + same)))}
+        return {"changed": _share(float(weights @ changed), float(weights @ total))}
 
     intervals = percentile_intervals(
-        figures, len(rows), groups=groups, replicates=replicates, confidence=confidence, seed=seed
+        figures, len(audits), groups=groups, replicates=replicates, confidence=confidence, seed=seed
     )
-    share = figures(np.ones(len(rows)))["changed"]
-    return GridChange(int((changed + same).sum()), share, intervals.get("changed", Interval(None, None, 0)))
+    share = figures(np.ones(len(audits)))["changed"]
+    return GridChange(int(total.sum()), share, intervals.get("changed", Interval(None, None, 0)))
+
+
+def changed_cells(
+    audits: Sequence[Mapping[str, Any]], label: str | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Count the cells of each audit that changed, and all that either grid has found: (F,) each; see `grid_change`."""
+    rows = [audit["cells"] if label is None else audit["classes"].get(label, {}) for audit in audits]
+    keys = ("renamed", "renamed_from", "renamed_to", "first_only", "second_only")
+    changed = np.array([sum(row.get(key, 0) for key in keys) for row in rows], np.float64)
+    return changed, changed + np.array([row.get("same", 0) for row in rows], np.float64)
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -126,6 +126,8 @@ class Comparison:
     def write(self, folder: Path) -> Path:
         """Write `comparison.parquet` (rows of `schema.COMPARISON`) and `comparison.json`; gives the path of the latter.
 
+        The JSON of another comparison is taken away first and the new one written last: where there is one, both fit.
+
         Raises:
             OutputBusyError: another run is writing there.
         """
@@ -141,6 +143,7 @@ class Comparison:
             "version": __version__,
         }
         with artifact.lock(folder):
+            (folder / JSON_FILE).unlink(missing_ok=True)
             table = artifact.table_of([{**row, **counts} for row in rows], COMPARISON)
             artifact.write_table(folder / TABLE_FILE, table, COMPARISON, {"unit": self.unit})
             artifact.write_json(folder / JSON_FILE, content)
@@ -171,7 +174,8 @@ def compare_runs(first: EvaluationRun, second: EvaluationRun, config: Comparison
     both = [name for name in exact[0] if name in exact[1]]
     names = [name for name in both if any(fnmatchcase(name, pattern) for pattern in config.figures)]
     if not names:
-        raise ConfigError(f"no figure is called {', '.join(config.figures)}; there are {', '.join(both)}")
+        metrics = ", ".join(dict.fromkeys(f"{name.partition('/')[0]}/…" for name in both))
+        raise ConfigError(f"no figure is called {', '.join(config.figures)}; there are {metrics}")
     drawn = paired_replicates(
         [side.replicate for side in sides], groups, replicates=config.replicates, seed=config.seed
     )

@@ -142,7 +142,7 @@ def gravity_cost(
         raise ConfigError(f"under-calling must cost at least what over-calling does, got under={under}, over={over}")
     steps = np.array([*(gravity(name) for name in classes), 0], np.float64)
     distance = steps[:, None] - steps
-    cost = np.where(distance > 0, under * distance, -over * distance)
+    cost = np.abs(distance) * np.where(distance > 0, under, over)
     rows = {name: number for number, name in enumerate([*classes, FALSE_ALARM])}
     columns = {name: number for number, name in enumerate([*classes, MISSED])}
     for (truth, called), value in (overrides or {}).items():

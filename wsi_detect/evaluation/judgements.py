@@ -13,7 +13,6 @@ from wsi_detect.evaluation.columns import Columns, lay_out
 from wsi_detect.evaluation.confusion import calls_in, gravity_cost, mean_cost
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.figures import ABNORMAL, Pools, pools_of
-from wsi_detect.evaluation.groups import groups_of
 from wsi_detect.evaluation.hits import first_hits_in, hit_at
 from wsi_detect.evaluation.matching import Pool
 from wsi_detect.evaluation.parts import Floats, Key, Part, Scene, Values
@@ -76,7 +75,7 @@ def choose(
     predictions: Sequence[FieldPrediction],
     truths: Sequence[FieldTruth],
     scene: Scene,
-    name: str,
+    split: Split,
 ) -> Choices:
     """Choose operating point and temperatures on a split.
 
@@ -84,9 +83,8 @@ def choose(
         predictions: of that split, inside ROIs.
         truths: of that split, inside ROIs.
         scene: of the split they will be read on, for the rules and the classes.
-        name: of the split to choose on.
+        split: to choose on.
     """
-    split = Split.of(name, groups_of(truths)[1])
     columns = lay_out(predictions, truths, scene.config.merge_iou)
     images = images_of(columns, truths, scene.config.slide_rule, split, scene.config.min_score)
     point = choose_point(images.scores, scene.config.sensitivity) if images.scores.positive.any() else None

@@ -11,16 +11,20 @@ from wsi_detect.evaluation.parts import Scene
 from wsi_detect.evaluation.results import EvaluationRun
 from wsi_detect.evaluation.rois import keep_inside
 from wsi_detect.evaluation.scores import rows_of
+from wsi_detect.evaluation.slide_audit import Patches, audit_parts
 from wsi_detect.evaluation.splits import Split, check_apart
 from wsi_detect.taxonomy import gravest_first
 
 
-def evaluate_run(run: EvaluationRun, chosen_on: EvaluationRun | None = None) -> EvaluationRun:
+def evaluate_run(
+    run: EvaluationRun, chosen_on: EvaluationRun | None = None, patches: Patches | None = None
+) -> EvaluationRun:
     """Compute the figures of predictions already made.
 
     Args:
         run: predictions and truth; figures it has are replaced.
         chosen_on: as in `run_on_fields`.
+        patches: of slides, for what happens at their borders.
 
     Raises:
         LabelError: predictions and truths are not of the same images, a unit to resample is not known of every image,
@@ -31,13 +35,17 @@ def evaluate_run(run: EvaluationRun, chosen_on: EvaluationRun | None = None) -> 
     names = {*run.classes, *(n for t in truths for n in t.labels), *(n for p in predictions for n in p.labels)}
     columns = lay_out(predictions, truths, run.config.merge_iou)
     scene = Scene(predictions, truths, gravest_first(names), run.config, columns)
-    split = Split.of(str(run.about.get("data", "")), groups_of(truths)[1])
+    # Whether two splits share a patient can be told where both know theirs; else by slide, else by field.
+    unit = groups_of([*truths, *(chosen_on.truths if chosen_on else ())])[0]
+    split = Split.of(str(run.about.get("data", "")), groups_of(truths, unit)[1])
     choices = None
     if chosen_on is not None:
-        other = keep_inside(chosen_on.predictions, chosen_on.truths)
-        choices = choose(*other, scene, str(chosen_on.about.get("data", "")))
+        found, there = keep_inside(chosen_on.predictions, chosen_on.truths)
+        other = Split.of(str(chosen_on.about.get("data", "")), groups_of(there, unit)[1])
+        choices = choose(found, there, scene, other)
         check_apart(choices.split, split, "what is read here")
-    rows = rows_of(scene, lambda pools: judgements(scene, pools, split, choices))
+    more = audit_parts(scene, patches) if patches else []
+    rows = rows_of(scene, lambda pools: [*judgements(scene, pools, split, choices), *more])
     about = dict(run.about) if choices is None else {**run.about, "chosen": _summary(choices)}
     return replace(run, metrics=rows, about={**about, "resampled": groups_of(truths, run.config.resample)[0]})
 

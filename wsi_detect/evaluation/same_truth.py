@@ -38,9 +38,9 @@ def _check(a: FieldTruth, b: FieldTruth) -> None:
     if (a.roi is None) != (b.roi is None) or (a.roi is not None and not shapely.equals(a.roi, b.roi)):
         raise _different(a.image_id, "its labels are complete in one region in run A, in another in run B")
     cells = ((t.boxes, np.array(t.labels, dtype=np.str_)) for t in (a, b))
-    _check_boxes(a.image_id, "cell", *(_sorted(*part) for part in cells))
+    _check_boxes(a.image_id, "cells", *(_sorted(*part) for part in cells))
     ignored = ((t.ignore, np.full(len(t.ignore), "")) for t in (a, b))
-    _check_boxes(a.image_id, "area to ignore", *(_sorted(*part) for part in ignored))
+    _check_boxes(a.image_id, "areas to ignore", *(_sorted(*part) for part in ignored))
 
 
 def _sorted(boxes: NDArray[np.float64], labels: NDArray[np.str_]) -> list[tuple[Any, ...]]:
@@ -50,10 +50,10 @@ def _sorted(boxes: NDArray[np.float64], labels: NDArray[np.str_]) -> list[tuple[
 
 def _check_boxes(image: str, what: str, a: list[tuple[Any, ...]], b: list[tuple[Any, ...]]) -> None:
     if len(a) != len(b):
-        raise _different(image, f"{len(a)} times a {what} in run A, {len(b)} in run B")
+        raise _different(image, f"{len(a)} {what} in run A, {len(b)} in run B")
     for mine, theirs in zip(a, b, strict=True):
         if mine != theirs:
-            raise _different(image, f"a {what} is {_say(mine)} in run A, {_say(theirs)} in run B")
+            raise _different(image, f"one of its {what} is {_say(mine)} in run A, {_say(theirs)} in run B")
 
 
 def _say(entry: tuple[Any, ...]) -> str:

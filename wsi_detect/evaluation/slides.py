@@ -17,6 +17,7 @@ from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.figures import EvaluationConfig
 from wsi_detect.evaluation.results import METRICS_FILE, EvaluationRun
 from wsi_detect.evaluation.runs import evaluate_run
+from wsi_detect.evaluation.slide_audit import read_patches
 from wsi_detect.schema import ANNOTATIONS, BOX_COLUMNS
 from wsi_detect.stitching.cell_map import CellMap
 
@@ -71,7 +72,7 @@ def run_on_cells(
     """Evaluate the cells of slides against experts' annotations; the image of every figure is a slide.
 
     Args:
-        cells: one `cells.parquet` a slide.
+        cells: one `cells.parquet` a slide; patches and audit beside it are used where they are.
         annotations: table of `schema.ANNOTATIONS`.
         config: how to evaluate; `rescale` has no meaning here.
         slides: ids of the slides that were annotated throughout (or inside their ROIs); None takes those that have an
@@ -87,7 +88,8 @@ def run_on_cells(
     labelled = artifact.read_table(annotations, ANNOTATIONS)
     if not labelled.num_rows:
         raise LabelError(f"{annotations} has no annotation to evaluate against")
-    maps = {found.slide.slide_id: found for found in map(CellMap.read, cells)}
+    places = [(CellMap.read(path), path.parent) for path in cells]
+    maps = {found.slide.slide_id: found for found, _ in places}
     taking_part = sorted(set(labelled["slide_id"].to_pylist()) if slides is None else set(slides))
     missing = [slide for slide in taking_part if slide not in maps]
     if missing:
@@ -102,7 +104,9 @@ def run_on_cells(
     models = sorted({found.model_id for found in chosen})
     known = {"kind": "slides", "data": annotations.stem, "model_id": ", ".join(models), **(about or {})}
     predictions = [_slide_prediction(found) for found in chosen]
-    return evaluate_run(EvaluationRun(truths, predictions, classes, config or EvaluationConfig(), known), chosen_on)
+    patches = read_patches({found.slide.slide_id: folder for found, folder in places})
+    run = EvaluationRun(truths, predictions, classes, config or EvaluationConfig(), known)
+    return evaluate_run(run, chosen_on, patches)
 
 
 def _slide_truth(found: CellMap, labelled: pa.Table, facts: SlideFacts | None) -> FieldTruth:
