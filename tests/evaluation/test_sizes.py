@@ -64,6 +64,17 @@ def test_ranges_in_um(found, scores, expected):
     assert tuple(coco_ap(question, ranges[name])["LSIL"] for name in ("nuclei", "cells")) == pytest.approx(expected)
 
 
+def test_who_does_not_count_takes_what_overlaps_most():
+    """A large cell and an area to ignore: the first detection takes the area, so the second has the cell."""
+    large, ignore, small = [0, 0, 40, 40], [0, 0, 32, 24], [100, 100, 120, 120]
+    found = boxes([0, 0, 32, 32], [8, 8, 40, 40], small)  # IoU with the cell 0.64 both; 0.75 and 0.375 in the area
+    prediction = FieldPrediction("a", found, np.array([0.9, 0.8, 0.7]), ["LSIL"] * 3)
+    truth = FieldTruth("a", 500, 500, boxes(large, small), ["LSIL"] * 2, boxes(ignore))
+    columns = lay_out([prediction], [truth])
+    pool = ask(columns, {"LSIL": {"LSIL"}}).pools(0.5, size_ranges(columns, [truth], {})["coco small"])["LSIL"]
+    assert (pool.hits.tolist(), pool.scores.tolist(), pool.n_cells) == ([True], [0.7], 1)
+
+
 def test_a_range_without_a_cell_is_not_defined_and_um_need_mpp():
     columns, truth = scene([SMALL], [0.9], [SMALL], mpp=0.25)
     ranges = size_ranges(columns, truth, {"huge": (100, 200)})

@@ -106,10 +106,9 @@ class Question:
         asked = self.cell_group >= 0
         if within is not None:
             asked &= ~within.outside(within.cells)
+        # What does not count, a cell or an area to ignore, is taken only by who finds nothing else.
         pairs = self.pairs
-        if within is not None:
-            # A cell that does not count is taken only by who finds no other.
-            pairs = pairs.take(np.argsort(2 * pairs.first + ~asked[pairs.second], kind="stable"))
+        pairs = pairs.take(np.argsort(2 * pairs.first + ~asked[pairs.second], kind="stable"))
         matches = _assign(pairs, self.columns.detections.place, cells.label == ANY, threshold)
         return matches, asked
 
@@ -164,9 +163,8 @@ def ask(
     cell_group = code[cells.label]
     theirs = cell_group[columns.found.second]
     pairs = columns.found.take(part[columns.found.first] & ((theirs == group[columns.found.first]) | (theirs == ANY)))
-    # Of equal overlaps the last one, as COCO has it; areas to ignore after all cells.
-    ignored = cell_group[pairs.second] == ANY
-    pairs = pairs.take(np.lexsort((-pairs.second, -pairs.overlap, ignored, pairs.first)))
+    # Of equal overlaps the last one, as COCO has it.
+    pairs = pairs.take(np.lexsort((-pairs.second, -pairs.overlap, pairs.first)))
     return Question(columns, tuple(groups), rows, group[rows], cell_group, pairs)
 
 
