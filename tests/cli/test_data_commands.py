@@ -71,7 +71,6 @@ def test_labels_become_an_index(cli, tmp_path):
 
 
 def test_figures_of_a_labelled_field(cli, tmp_path):
-    pytest.importorskip("faster_coco_eval")
     from PIL import Image
 
     slide = paint_slide(tmp_path / "a.svs", width=512, height=512, n_cells=10, seed=3)
@@ -83,4 +82,4 @@ def test_figures_of_a_labelled_field(cli, tmp_path):
     figures = json.loads((tmp_path / "f.json").read_text())
     assert {"ap50/mean", "ap50/agnostic", "recall@1fppi/any_abnormal", "recall@4fppi/any_abnormal"} <= set(figures)
     assert figures["n/NILM"] == sum(cell.label == "NILM" for cell in slide.cells)
-    assert "ap50/agnostic" in out
+    assert "all cells as one class" in out

@@ -14,7 +14,11 @@ NAMES = {
     "detections": "slide_id patch_id x0_px y0_px x1_px y1_px label score class_scores",
     "patches": "slide_id patch_id status reason coverage no_data unreadable focus stain crowding blood mucus",
     "cells": "cell_id slide_id x0_px y0_px x1_px y1_px label score class_scores support geometry members",
-    "metrics": "metric label threshold value ci_low ci_high n",
+    "metrics": "metric label threshold value ci_low ci_high n subset unit undefined replicates groups",
+    "evaluated_images": "image_id patient_id slide_id field_id width_px height_px mpp roi",
+    "evaluated_truth": "image_id label x0_px y0_px x1_px y1_px",
+    "evaluated_predictions": "image_id x0_px y0_px x1_px y1_px label score class_scores",
+    "comparison": "figure first second difference ci_low ci_high share holm detectable undefined replicates groups",
 }
 
 
@@ -24,7 +28,7 @@ def test_columns():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_slide_px_are_float64_and_never_null(name):
-    boxes = [field for field in schema.TABLES[name] if field.name.endswith("_px")]
+    boxes = [field for field in schema.TABLES[name] if field.name in schema.BOX_COLUMNS]
     assert all(field.type == pa.float64() and not field.nullable for field in boxes)
 
 
