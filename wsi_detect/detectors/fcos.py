@@ -20,7 +20,7 @@ from wsi_detect.detectors.box_coding import boxes_from_distances, centreness
 from wsi_detect.detectors.dense import DenseDetector, SelectionConfig, Target
 from wsi_detect.detectors.points import PyramidPoints
 from wsi_detect.detectors.tower import Norm, conv_tower
-from wsi_detect.losses import BOX_LOSSES, LOSSES
+from wsi_detect.losses import BOX_LOSSES, class_scores, make_loss, shared_normaliser
 
 
 class FCOSConfig(Config):
@@ -77,10 +77,13 @@ class FCOSHead(nn.Module):
         return {"cls": torch.cat(cls, 1), "box": torch.cat(box, 1), "ctr": torch.cat(ctr, 1)[..., 0]}
 
     def losses(self, outputs: dict[str, Tensor], points: PyramidPoints, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Classification, box and centreness loss, all divided by the positives of the batch (at least 1)."""
+        """Classification, box and centreness loss, all divided by the positives of the batch (at least 1).
+
+        In a distributed run by this process's share of the positives of all processes.
+        """
         matched = torch.stack([assign_centre(points, target["boxes"]) for target in targets])  # (B, A)
         positive = matched >= 0
-        normaliser = positive.sum().clamp(min=1)
+        normaliser = shared_normaliser(positive.sum())
         classes = matched.new_zeros(matched.shape)
         boxes = outputs["box"].new_zeros(*matched.shape, 4)
         valid = torch.ones_like(positive)
@@ -108,8 +111,8 @@ class FCOSHead(nn.Module):
         return {"classification": classification, "bbox_regression": regression, "bbox_ctrness": ctr / normaliser}
 
     def decode(self, outputs: dict[str, Tensor], points: PyramidPoints) -> tuple[Tensor, Tensor]:
-        """Boxes (B, A, 4) and scores sqrt(sigmoid(cls) sigmoid(ctr)) (B, A, K)."""
-        scores = torch.sqrt(torch.sigmoid(outputs["cls"]) * torch.sigmoid(outputs["ctr"])[..., None])
+        """Boxes (B, A, 4) and scores (B, A, K), the root of the loss's class score times sigmoid(ctr)."""
+        scores = torch.sqrt(class_scores(self.loss, outputs["cls"]) * torch.sigmoid(outputs["ctr"])[..., None])
         return boxes_from_distances(points, outputs["box"]), scores
 
 
@@ -121,8 +124,7 @@ def fcos(num_classes: int, config: FCOSConfig | None = None) -> DenseDetector:
         config: architecture, loss and selection; defaults are torchvision's with a ResNet-18 body.
 
     Raises:
-        ConfigError: unknown backbone.
-        KeyError: unknown loss name.
+        ConfigError: unknown backbone, unknown loss, or one that does not fit: it must be a sigmoid loss.
     """
     config = config or FCOSConfig()
     frozen = bool(config.weights) if config.frozen_norm is None else config.frozen_norm
@@ -131,7 +133,8 @@ def fcos(num_classes: int, config: FCOSConfig | None = None) -> DenseDetector:
     pyramid = FeaturePyramid(stages, config.channels, extra_levels=config.extra_levels, keep=config.keep_levels)
     levels = len(pyramid.smooth) + config.extra_levels
     strides = tuple(2 ** (config.first_stage + 1 + k) for k in range(levels))
-    head = FCOSHead(config, num_classes, LOSSES[config.loss](**config.loss_options), BOX_LOSSES[config.box_loss])
+    loss = make_loss(config.loss, num_classes, config.loss_options)
+    head = FCOSHead(config, num_classes, loss, BOX_LOSSES[config.box_loss])
     backbone = PyramidBackbone(body, pyramid, config.first_stage, strides)
     return DenseDetector(backbone, head, config.selection, config.input_scale)
 
