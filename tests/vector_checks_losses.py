@@ -83,9 +83,7 @@ def check_focal(content, dtype):
         classes = logits.shape[1]
         loss = make_loss("focal", classes, {"alpha": case["alpha"], "gamma": case["gamma"]})
         targets = one_hot(case["labels_bg_is_C"], classes, classes)
-        value, gradient = call(
-            loss, logits, targets, normaliser=case["avg_factor"], weights=case.get("label_weights")
-        )
+        value, gradient = call(loss, logits, targets, normaliser=case["avg_factor"], weights=case.get("label_weights"))
         close(value, case["loss"], dtype, LOOSE, "loss")
         close(gradient, case["grad_logits"], dtype, LOOSE, "gradient")
         if "torchvision_loss" in case:
@@ -274,9 +272,7 @@ def _check_iif_detection(case, dtype):
     loss = make_loss("iif", classes, options, kinds=("softmax",))
     logits = leaf(case["logits"], dtype)
     targets = one_hot(case["labels_bg_is_C"], classes, classes + 1)
-    value, gradient = call(
-        loss, logits, targets, normaliser=case["avg_factor"], weights=case["label_weights"]
-    )
+    value, gradient = call(loss, logits, targets, normaliser=case["avg_factor"], weights=case["label_weights"])
     close(loss.class_weights, case["weights_with_bg_last"], torch.float64, SINGLE, case["name"])
     close(value, case["loss"], dtype, SINGLE, case["name"])
     close(gradient, case["grad_logits"], dtype, SINGLE, case["name"])
@@ -294,9 +290,7 @@ def _check_iif_table(table):
 
 
 def _table_columns():
-    return {
-        ("prob(rel)" if name == "rel" else name) + suffix: name for name in VARIANTS for suffix in ("", "_obj")
-    }
+    return {("prob(rel)" if name == "rel" else name) + suffix: name for name in VARIANTS for suffix in ("", "_obj")}
 
 
 #: Kind of case → (name with its weight, which images the seeds term takes, which terms count).
