@@ -269,6 +269,12 @@ class Mean(BCELoss):
         return super().forward(logits, targets, valid=valid, image=image, normaliser=len(logits) + 1)
 
 
+class Claims(BCELoss):
+    """Says that it brings its own divisor, and does not."""
+
+    own_normaliser = True
+
+
 class ByHand(BCELoss):
     """The logarithm of a probability that is 0."""
 
@@ -294,6 +300,7 @@ class Hidden(BCELoss):
     [
         (CountsAll, "not valid"),
         (Mean, "divided by the normaliser"),
+        (Claims, "uses the normaliser"),
         (ByHand, "logits of 80"),
         (Hidden, "state_dict"),
         (nn.Identity, "unexpected keyword"),
@@ -305,12 +312,19 @@ def test_loss(make, words):
         check_loss(make)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "honest"), [("Running", False), ("Reduced", True)])
-def test_loss_with_state_on_two_processes(name, honest, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Running", "different states"),
+        ("Summed", "another state than one"),
+        ("PerProcess", "other gradients than one"),
+        ("Reduced", None),
+    ],
+)
+def test_loss_on_two_processes(name, words, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
     make = getattr(importlib.import_module("losses_with_state"), name)
-    with nullcontext() if honest else broken("different states"):
+    with broken(words) if words else nullcontext():
         check_loss(make)
 
 

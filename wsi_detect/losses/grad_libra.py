@@ -136,7 +136,7 @@ def _polynomial(x: Tensor, coefficients: Sequence[float]) -> Tensor:
 
 
 def _shaped(s: Tensor, alpha: Tensor, hardness: Hardness) -> Tensor:
-    entries: Tensor = _ShapedGradient.apply(s, alpha, hardness)  # type: ignore[no-untyped-call]
+    entries: Tensor = _ShapedGradient.apply(s, alpha, hardness)
     return entries
 
 
