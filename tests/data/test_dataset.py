@@ -108,7 +108,8 @@ def test_processes_that_train_together_go_on_where_they_were(dataset, stop):
         sampler = EpochSampler(np.ones(len(dataset)), len(dataset), seed=5, rank=rank, world=2)
         return make_loader(dataset, 2, sampler=sampler)
 
-    whole = [contents([batch]) for _ in range(2) for batch in loader(dataset)]
+    alone = loader(dataset)
+    whole = [contents([batch]) for _ in range(2) for batch in alone]
     resumed = []
     for rank in range(2):
         first, seen = part(rank), []

@@ -194,11 +194,9 @@ def test_a_run_can_begin_with_weights_that_another_loss_has_trained(index, undis
     [
         (with_loss("seesaw"), "does not fit this detector; these do: bce, class_balanced"),
         (with_loss("fokal"), "unknown loss 'fokal'"),
-        ({"loader": {**SETTINGS["loader"], "sampler": "uniform", "sampler_options": {"threshold": 1}}}, "threshold"),
-        (
-            {"loader": {**SETTINGS["loader"], "sampler": "repeat_factor", "sampler_options": {"threshold": 0}}},
-            "positive",
-        ),
+        (with_sampler("uniform", threshold=1), "sampler 'uniform': .*threshold"),
+        (with_sampler("repeat_factor", threshold=0), "positive"),
+        (with_sampler("class_awair"), "unknown sampler 'class_awair'"),
     ],
 )
 def test_a_wrong_pairing_is_refused(index, tmp_path, changes, words):
