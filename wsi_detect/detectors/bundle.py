@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from wsi_detect import artifact
 from wsi_detect.detectors import build_detector
-from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.detectors.info import CARD, CONFIG, WEIGHTS, DetectorInfo, default_bundle, read_info
 from wsi_detect.errors import MissingArtifactError, ModelError
 
@@ -22,7 +22,7 @@ __all__ = ["default_bundle", "load_bundle", "read_info", "save_bundle"]
 
 
 def save_bundle(
-    folder: Path, model: DenseDetector, info: DetectorInfo, card: str, *, half: bool = False
+    folder: Path, model: nn.Module, info: DetectorInfo, card: str, *, half: bool = False
 ) -> DetectorInfo:
     """Write a bundle.
 
@@ -49,7 +49,7 @@ def save_bundle(
     return written
 
 
-def load_bundle(folder: Path) -> tuple[DenseDetector, DetectorInfo]:
+def load_bundle(folder: Path) -> tuple[nn.Module, DetectorInfo]:
     """Read a bundle.
 
     Returns:

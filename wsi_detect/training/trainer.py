@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 
 from wsi_detect import __version__, artifact
 from wsi_detect.config import digest
@@ -26,7 +27,6 @@ from wsi_detect.data.index import PatchIndex, read_index, read_labels
 from wsi_detect.data.samplers import SAMPLERS, EpochSampler, rates_table, realised_rates
 from wsi_detect.detectors import build_detector
 from wsi_detect.detectors.bundle import load_bundle, save_bundle
-from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
 from wsi_detect.tiling.patch_store import PatchStore
@@ -82,11 +82,11 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
         raise KeyboardInterrupt
     info = describe(content, config)
     if trainer.is_global_zero:
-        save_bundle(out / BUNDLE, _trained(module), info, first_card(info), half=config.description.half)
+        save_bundle(out / BUNDLE, module.model.cpu().eval(), info, first_card(info), half=config.description.half)
     return out / BUNDLE
 
 
-def _first_weights(index: PatchIndex, config: TrainingConfig) -> DenseDetector:
+def _first_weights(index: PatchIndex, config: TrainingConfig) -> nn.Module:
     model = build_detector(config.detector, len(index.classes), config.options)
     if config.start_from:
         other, info = load_bundle(Path(config.start_from))
@@ -233,13 +233,6 @@ def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -
 
 def _val_loader(index: PatchIndex, config: TrainingConfig) -> Any:
     return make_loader(PatchDataset(index, "val"), config.loader.batch_size, workers=config.loader.workers)
-
-
-def _trained(module: DetectionModule) -> DenseDetector:
-    model = module.model
-    if not isinstance(model, DenseDetector):
-        raise TypeError(f"a {type(model).__name__} cannot be kept as a bundle")
-    return model.cpu().eval()
 
 
 def _largest_cell_um(index: PatchIndex) -> float:
