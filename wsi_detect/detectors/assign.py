@@ -128,7 +128,7 @@ def assign_adaptive(anchors: Tensor, sizes: Sequence[int], boxes: Tensor, *, nea
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2
     middles = (boxes[:, :2] + boxes[:, 2:]) / 2
     distance = (centres[:, None] - middles[None]).square().sum(dim=2).sqrt()  # (A, M)
-    candidate = torch.cat([_nearest(level, nearest) for level in distance.split(list(sizes))])
+    candidate = torch.cat([_nearest(level, nearest) for level in torch.split(distance, list(sizes))])
     overlap: Tensor = box_iou(anchors, boxes)
     rows = candidate.t().nonzero()[:, 1].view(len(boxes), -1)  # (M, C)
     own = overlap.t().gather(1, rows)

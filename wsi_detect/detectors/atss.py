@@ -27,10 +27,10 @@ from wsi_detect.detectors.config import (
     read_head,
 )
 from wsi_detect.detectors.dense import DenseDetector
-from wsi_detect.detectors.loss_parts import class_scores
-from wsi_detect.detectors.matching import Target, classify, match_batch, shared_total
+from wsi_detect.detectors.matching import Target, classify, match_batch
 from wsi_detect.detectors.points import PyramidPoints, anchors
 from wsi_detect.detectors.tower import conv_tower, output_layer, rows
+from wsi_detect.losses import class_scores, shared_normaliser
 
 DEFAULTS: dict[str, Any] = {}
 
@@ -85,7 +85,7 @@ class ATSSHead(nn.Module):
             targets, lambda boxes: assign_adaptive(squares, points.sizes, boxes, nearest=self.own.nearest), points.xy
         )
         positive = matches.positive
-        normaliser = shared_total(positive.sum())
+        normaliser = shared_normaliser(positive.sum())
         boxes, own = matches.boxes[positive], squares.expand_as(matches.boxes)[positive]
         wanted = centreness(points.xy.expand(len(targets), -1, -1)[positive], boxes)
         predicted = boxes_from_deltas(own, outputs["box"][positive], _SCALE)
@@ -94,7 +94,7 @@ class ATSSHead(nn.Module):
         ctr = F.binary_cross_entropy_with_logits(outputs["ctr"][positive], wanted, reduction="sum")
         return {
             "classification": classify(self.loss, outputs["cls"], matches, normaliser),
-            "bbox_regression": self.own.box_weight * regression / shared_total(wanted.sum()),
+            "bbox_regression": self.own.box_weight * regression / shared_normaliser(wanted.sum()),
             "bbox_ctrness": ctr / normaliser,
         }
 
@@ -117,6 +117,6 @@ def atss(num_classes: int, options: Mapping[str, Any] | None = None) -> DenseDet
     config = read_config(options or {}, DEFAULTS, "atss")
     own = read_head(config, ATSSConfig, "atss")
     backbone = build_backbone(config)
-    loss, box_loss = build_loss(config, num_classes), build_box_loss(config, "atss", weighted=True)
+    loss, box_loss = build_loss(config, num_classes), build_box_loss(config, "atss")
     head = ATSSHead(config, own, num_classes, loss, box_loss, len(backbone.strides))
     return DenseDetector(backbone, head, config.selection, config.input_scale)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from safetensors import SafetensorError
@@ -72,7 +72,8 @@ def _residual_stages(name: str, weights: str | None, last: int, frozen_norm: boo
             k: v for k, v in _read_weights(weights).items() if not (frozen_norm and k.endswith("num_batches_tracked"))
         }
         _load(network, state, weights)
-    return IntermediateLayerGetter(network, {stage: stage for stage in _STAGES[:last]})
+    body: nn.Module = IntermediateLayerGetter(network, {stage: stage for stage in _STAGES[:last]})
+    return body
 
 
 class TimmStages(nn.Module):
@@ -106,7 +107,8 @@ def _timm_stages(name: str, weights: str | None, last: int, frozen_norm: bool) -
     if weights not in (None, "DEFAULT") and not str(weights).endswith(".safetensors"):
         raise ConfigError(f"weights {weights!r}: a timm backbone takes a .safetensors file or DEFAULT")
     try:
-        known = timm.create_model(name, features_only=True).feature_info.reduction()
+        probe: Any = timm.create_model(name, features_only=True)
+        known = probe.feature_info.reduction()
         indices = [known.index(2 ** (k + 1)) for k in range(1, last + 1)]
         body = timm.create_model(name, pretrained=weights == "DEFAULT", features_only=True, out_indices=indices)
     except (RuntimeError, AttributeError, ValueError, AssertionError) as error:

@@ -21,9 +21,7 @@ from wsi_detect.errors import MissingArtifactError, ModelError
 __all__ = ["default_bundle", "load_bundle", "read_info", "save_bundle"]
 
 
-def save_bundle(
-    folder: Path, model: nn.Module, info: DetectorInfo, card: str, *, half: bool = False
-) -> DetectorInfo:
+def save_bundle(folder: Path, model: nn.Module, info: DetectorInfo, card: str, *, half: bool = False) -> DetectorInfo:
     """Write a bundle.
 
     Args:

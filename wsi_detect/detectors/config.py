@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any, TypeVar
 
 from pydantic import Field
@@ -11,12 +10,11 @@ from torch import Tensor, nn
 
 from wsi_detect.config import Config, parse
 from wsi_detect.detectors.backbone import PyramidBackbone, stages
-from wsi_detect.detectors.loss_parts import DENSE, make_loss
 from wsi_detect.detectors.necks import NECKS, Extra
 from wsi_detect.detectors.selection import SelectionConfig
 from wsi_detect.detectors.tower import Norm
 from wsi_detect.errors import ConfigError
-from wsi_detect.losses import BOX_LOSSES
+from wsi_detect.losses import BOX_LOSSES, DENSE, make_loss
 
 C = TypeVar("C", bound=Config)
 
@@ -57,7 +55,7 @@ class BoxLoss:
     """A box loss and what it compares.
 
     Attributes:
-        function: (predicted (P, 4), target (P, 4)) → sum; some take `weights` (P,) too.
+        function: (predicted (P, 4), target (P, 4)) → sum; takes `weights` (P,) too.
         coordinates: it compares encoded coordinates, not boxes.
     """
 
@@ -132,22 +130,15 @@ def build_loss(config: DetectorConfig, num_classes: int, kinds: tuple[str, ...] 
     return make_loss(config.loss, num_classes, config.loss_options, kinds=kinds)
 
 
-def build_box_loss(config: DetectorConfig, detector: str, *, weighted: bool = False) -> BoxLoss:
-    """The box loss.
-
-    Args:
-        config: names it.
-        detector: for the message.
-        weighted: it must take a weight for each row.
+def build_box_loss(config: DetectorConfig, detector: str) -> BoxLoss:
+    """The box loss; a detector gives it boxes or coordinates, whichever it compares, so every one fits.
 
     Raises:
-        ConfigError: there is none of that name, or it takes no weights; with the list of what fits.
+        ConfigError: there is none of that name.
     """
-    fitting = [name for name, loss in BOX_LOSSES.items() if not weighted or "weights" in signature(loss).parameters]
-    if config.box_loss not in fitting:
-        raise ConfigError(
-            f"detector {detector!r} takes no box loss {config.box_loss!r}; it takes {', '.join(sorted(fitting))}"
-        )
+    if config.box_loss not in BOX_LOSSES:
+        known = ", ".join(sorted(BOX_LOSSES))
+        raise ConfigError(f"detector {detector!r}: unknown box loss {config.box_loss!r}; it takes {known}")
     return BoxLoss(BOX_LOSSES[config.box_loss], config.box_loss in _OF_COORDINATES)
 
 

@@ -1,7 +1,7 @@
 """Faster R-CNN (Ren, He, Girshick, Sun, NeurIPS 2015, arXiv 1506.01497) on a pyramid, from torchvision's parts.
 
-With torchvision's settings and softmax cross-entropy it gives torchvision's losses and detections from the same weights.
-The classification loss of the second stage is an argument: sigmoid losses see K columns, softmax losses theirs, with the
+With its defaults and softmax cross-entropy it gives torchvision's losses and detections from the same weights. The
+classification loss of the second stage is an argument: a loss says how many columns it wants beyond the classes, the
 background last.
 """
 
@@ -30,12 +30,12 @@ from wsi_detect.detectors.config import (
     read_config,
     read_head,
 )
-from wsi_detect.detectors.loss_parts import TWO_STAGE, class_scores, extra_columns
-from wsi_detect.detectors.matching import Target, shared_total
+from wsi_detect.detectors.matching import Target
 from wsi_detect.detectors.points import PyramidPoints, pyramid_points
 from wsi_detect.detectors.preparation import Preparation
 from wsi_detect.detectors.proposals import ProposalConfig, ProposalNetwork, sampled
 from wsi_detect.detectors.selection import SelectionConfig, select
+from wsi_detect.losses import TWO_STAGE, class_scores, extra_columns, shared_normaliser
 
 DEFAULTS: dict[str, Any] = {
     "first_stage": 1,
@@ -43,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "extra_from": "pool",
     "tower_depth": 1,
     "norm": "none",
-    "loss": "bce",
+    "loss": "ce",
     "box_loss": "smooth_l1",
     "selection": {"nms_iou": 0.5},
 }
@@ -72,7 +72,13 @@ class BoxHead(nn.Module):
     """The second stage: what a proposal is, and how it must move."""
 
     def __init__(
-        self, config: DetectorConfig, own: FasterRCNNConfig, num_classes: int, loss: nn.Module, box_loss: BoxLoss, levels: int
+        self,
+        config: DetectorConfig,
+        own: FasterRCNNConfig,
+        num_classes: int,
+        loss: nn.Module,
+        box_loss: BoxLoss,
+        levels: int,
     ) -> None:
         super().__init__()
         self.pool = MultiScaleRoIAlign([str(k) for k in range(levels)], output_size=own.grid, sampling_ratio=2)
@@ -98,9 +104,7 @@ class BoxHead(nn.Module):
         return self.cls(features).float(), self.box(features).float().unflatten(1, (self.num_classes, 4))
 
     @torch.no_grad()
-    def sample(
-        self, proposals: Sequence[Tensor], targets: Sequence[Target]
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def sample(self, proposals: Sequence[Tensor], targets: Sequence[Target]) -> tuple[list[Tensor], list[Tensor]]:
         """Proposals to train on, the true boxes among them: boxes (P, 4) and their assignments (P,) of each image."""
         pool = [torch.cat([boxes, target["boxes"]]) for boxes, target in zip(proposals, targets, strict=True)]
         assigned = []
@@ -108,7 +112,7 @@ class BoxHead(nn.Module):
             index = assign_iou(boxes, target["boxes"], self.rule)
             hidden = (index == BACKGROUND) & inside_any((boxes[:, :2] + boxes[:, 2:]) / 2, target["ignore_boxes"])
             assigned.append(torch.where(hidden, index.new_full((), IGNORED), index))
-        drawn = sampled(self.sampler, assigned)[0].flatten().split([len(index) for index in assigned])
+        drawn = torch.split(sampled(self.sampler, assigned)[0].flatten(), [len(index) for index in assigned])
         return (
             [boxes[mask] for boxes, mask in zip(pool, drawn, strict=True)],
             [index[mask] for index, mask in zip(assigned, drawn, strict=True)],
@@ -125,7 +129,7 @@ class BoxHead(nn.Module):
         classes = torch.full_like(positive, self.num_classes, dtype=torch.int64)
         classes[positive] = label
         columns = self.num_classes + min(extra_columns(self.loss), 1)
-        normaliser = shared_total(torch.tensor(len(positive), device=logits.device))
+        normaliser = shared_normaliser(torch.tensor(len(positive), device=logits.device))
         classification = self.loss(
             logits,
             F.one_hot(classes, self.num_classes + 1)[:, :columns].to(logits.dtype),
@@ -145,7 +149,12 @@ class TwoStageDetector(nn.Module):
     """A two-stage detector put together from its parts; the outside contract is that of `DenseDetector`."""
 
     def __init__(
-        self, backbone: PyramidBackbone, proposer: ProposalNetwork, head: BoxHead, selection: SelectionConfig, input_scale: float
+        self,
+        backbone: PyramidBackbone,
+        proposer: ProposalNetwork,
+        head: BoxHead,
+        selection: SelectionConfig,
+        input_scale: float,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -178,7 +187,7 @@ class TwoStageDetector(nn.Module):
         logits, deltas = self.head(levels, proposals, sizes)
         boxes = boxes_from_deltas(torch.cat(proposals)[:, None], deltas, _SCALE) / self.input_scale
         counts = [len(one) for one in proposals]
-        said = zip(images, boxes.split(counts), logits.split(counts), deltas.split(counts), strict=True)
+        said = zip(images, *(torch.split(value, counts) for value in (boxes, logits, deltas)), strict=True)
         finite = torch.stack([torch.isfinite(value.flatten(1)).all(dim=1) for value in outputs.values()]).all(dim=0)
         found = []
         for k, (image, box, logit, delta) in enumerate(said):
@@ -212,8 +221,8 @@ def faster_rcnn(num_classes: int, options: Mapping[str, Any] | None = None) -> T
 
     Args:
         num_classes: K; labels are 0 to K - 1; a background column is the loss's affair.
-        options: `DetectorConfig` as plain values over `DEFAULTS`, `FasterRCNNConfig` under `head`. Depth and norm of the
-            tower are those of the proposal network.
+        options: `DetectorConfig` as plain values over `DEFAULTS`, `FasterRCNNConfig` under `head`; depth and norm of
+            the tower are those of the proposal network.
 
     Raises:
         ConfigError: unknown backbone, neck, loss or option.

@@ -25,10 +25,10 @@ from wsi_detect.detectors.config import (
     read_head,
 )
 from wsi_detect.detectors.dense import DenseDetector
-from wsi_detect.detectors.loss_parts import class_scores
-from wsi_detect.detectors.matching import Target, classify, match_batch, shared_total
+from wsi_detect.detectors.matching import Target, classify, match_batch
 from wsi_detect.detectors.points import PyramidPoints
 from wsi_detect.detectors.tower import conv_tower, output_layer, rows
+from wsi_detect.losses import class_scores, shared_normaliser
 
 #: The common defaults are FCOS's own.
 DEFAULTS: dict[str, Any] = {}
@@ -70,7 +70,7 @@ class FCOSHead(nn.Module):
         """
         matches = match_batch(targets, lambda boxes: assign_centre(points, boxes), points.xy)
         positive = matches.positive
-        normaliser = shared_total(positive.sum())
+        normaliser = shared_normaliser(positive.sum())
         predicted = boxes_from_distances(points, outputs["box"])[positive]
         boxes = matches.boxes[positive]
         unit = points.stride.expand_as(matches.index)[positive][:, None] if self.box_loss.coordinates else 1.0

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsi_detect.detectors.assign import BACKGROUND, IGNORED, inside_any
@@ -83,21 +83,3 @@ def classify(loss: nn.Module, logits: Tensor, matches: Matches, normaliser: Tens
         normaliser=normaliser,
     )
     return value
-
-
-def shared_total(amount: Tensor) -> Tensor:
-    """A normaliser, at least 1, that makes N processes give the gradients of one with all their images.
-
-    The gradients of N processes are averaged. What each of them must divide its sum by is therefore the total over all
-    processes, over N.
-
-    Args:
-        amount: what this process counted, a scalar.
-    """
-    total = amount.detach().float()
-    world = 1
-    if distributed.is_available() and distributed.is_initialized():
-        world = distributed.get_world_size()
-        total = total.clone()
-        distributed.all_reduce(total)
-    return total.clamp(min=1) / world

@@ -1,4 +1,7 @@
-"""The points of a feature pyramid, where each cell of each level looks at, and the anchors around them; network-input px."""
+"""The points of a feature pyramid, where each cell of each level looks at, and anchors around them.
+
+Network-input px throughout.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -12,9 +12,10 @@ from torchvision.ops import batched_nms
 from wsi_detect.config import Config
 from wsi_detect.detectors.assign import BACKGROUND, IoURule, assign_iou
 from wsi_detect.detectors.box_coding import boxes_from_deltas, deltas_from_boxes
-from wsi_detect.detectors.matching import Target, gather_matches, shared_total
+from wsi_detect.detectors.matching import Target, gather_matches
 from wsi_detect.detectors.points import PyramidPoints, anchors
 from wsi_detect.detectors.tower import Norm, conv_tower, output_layer, rows
+from wsi_detect.losses import shared_normaliser
 
 #: Shorter sides are no proposal, px.
 _LEAST_SIDE = 1e-3
@@ -98,7 +99,7 @@ class ProposalNetwork(nn.Module):
         assigned = [assign_iou(around, target["boxes"], self.rule) for target in targets]
         matches = gather_matches(targets, assigned, centres)
         chosen, positive = sampled(self.sampler, list(matches.index))
-        normaliser = shared_total(chosen.sum())
+        normaliser = shared_normaliser(chosen.sum())
         objectness = F.binary_cross_entropy_with_logits(
             outputs["obj"][chosen], positive[chosen].to(outputs["obj"].dtype), reduction="sum"
         )

@@ -27,10 +27,10 @@ from wsi_detect.detectors.config import (
     read_head,
 )
 from wsi_detect.detectors.dense import DenseDetector
-from wsi_detect.detectors.loss_parts import class_scores
-from wsi_detect.detectors.matching import Matches, Target, classify, gather_matches, match_batch, shared_total
+from wsi_detect.detectors.matching import Matches, Target, classify, gather_matches, match_batch
 from wsi_detect.detectors.points import PyramidPoints
 from wsi_detect.detectors.tower import conv_tower, output_layer, rows
+from wsi_detect.losses import class_scores, shared_normaliser
 
 DEFAULTS: dict[str, Any] = {
     "tower_depth": 3,
@@ -101,7 +101,8 @@ class RepPointsHead(nn.Module):
             refined = self.second(F.relu(self.second_conv(features, offset))) + points.detach()
             first.append(rows(points, 2 * _POINTS))
             second.append(rows(refined, 2 * _POINTS))
-        sets = [torch.cat(stage, 1).unflatten(2, (_POINTS, 2)).flip(-1) for stage in (first, second)]
+        sets = [torch.cat(stage, 1) for stage in (first, second)]
+        sets = [stage.reshape(*stage.shape[:2], _POINTS, 2).flip(-1) for stage in sets]
         return {"cls": torch.cat(cls, 1), "first": sets[0], "second": sets[1]}
 
     def losses(self, outputs: dict[str, Tensor], points: PyramidPoints, targets: Sequence[Target]) -> dict[str, Tensor]:
@@ -127,7 +128,7 @@ class RepPointsHead(nn.Module):
         return self._boxes(outputs["second"], points), class_scores(self.loss, outputs["cls"])
 
     def _boxes(self, sets: Tensor, points: PyramidPoints) -> Tensor:
-        moment = self.moment
+        moment: Tensor | None = self.moment
         if moment is not None:
             moment = self.own.moment_share * moment + (1 - self.own.moment_share) * moment.detach()
         boxes = boxes_from_points(sets, self.own.transform, moment)
@@ -140,7 +141,7 @@ class RepPointsHead(nn.Module):
 
 
 def _at_least_one_an_image(matches: Matches) -> Tensor:
-    return shared_total(matches.positive.sum(dim=1).clamp(min=1).sum())
+    return shared_normaliser(matches.positive.sum(dim=1).clamp(min=1).sum())
 
 
 def reppoints(num_classes: int, options: Mapping[str, Any] | None = None) -> DenseDetector:

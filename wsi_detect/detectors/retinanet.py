@@ -25,10 +25,10 @@ from wsi_detect.detectors.config import (
     read_head,
 )
 from wsi_detect.detectors.dense import DenseDetector
-from wsi_detect.detectors.loss_parts import class_scores
-from wsi_detect.detectors.matching import Matches, Target, classify, match_batch, shared_total
+from wsi_detect.detectors.matching import Matches, Target, classify, match_batch
 from wsi_detect.detectors.points import PyramidPoints, anchors
 from wsi_detect.detectors.tower import conv_tower, output_layer, rows
+from wsi_detect.losses import class_scores, shared_normaliser
 
 DEFAULTS: dict[str, Any] = {"norm": "none", "box_loss": "l1", "selection": {"nms_iou": 0.5}}
 
@@ -77,8 +77,8 @@ class RetinaNetHead(nn.Module):
         centres = (around[:, :2] + around[:, 2:]) / 2
         matches = match_batch(targets, lambda boxes: assign_iou(around, boxes, self.rule), centres)
         if self.own.normaliser == "batch":
-            return self._divided(outputs, around, matches, shared_total(matches.positive.sum()))
-        images = shared_total(torch.tensor(len(targets), device=around.device))
+            return self._divided(outputs, around, matches, shared_normaliser(matches.positive.sum()))
+        images = shared_normaliser(torch.tensor(len(targets), device=around.device))
         parts = []
         for k in range(len(targets)):
             one = {name: value[k : k + 1] for name, value in outputs.items()}

@@ -31,11 +31,11 @@ from wsi_detect.detectors.config import (
     read_head,
 )
 from wsi_detect.detectors.dense import DenseDetector
-from wsi_detect.detectors.loss_parts import class_scores
-from wsi_detect.detectors.matching import Target, classify, gather_matches, shared_total
+from wsi_detect.detectors.matching import Target, classify, gather_matches
 from wsi_detect.detectors.necks import DilatedEncoder
 from wsi_detect.detectors.points import PyramidPoints, anchors, per_point
 from wsi_detect.detectors.tower import conv_tower, norm_layer, output_layer, rows
+from wsi_detect.losses import class_scores, shared_normaliser
 
 DEFAULTS: dict[str, Any] = {"neck": "none", "channels": 512, "tower_depth": 2, "norm": "batch"}
 
@@ -63,8 +63,8 @@ def implicit_objectness(cls: Tensor, obj: Tensor) -> Tensor:
         cls: (..., K) logits.
         obj: (..., 1) logits.
     """
-    cls, obj = torch.broadcast_tensors(cls, obj)
-    return cls + obj - torch.logsumexp(torch.stack([torch.zeros_like(cls), cls, obj]), dim=0)
+    both = torch.stack([torch.zeros_like(cls), cls, obj.expand_as(cls)])
+    return cls + obj - torch.logsumexp(both, dim=0)
 
 
 class YOLOFHead(nn.Module):
@@ -103,7 +103,7 @@ class YOLOFHead(nn.Module):
         found = [self._pairs(squares, boxes.detach(), target) for boxes, target in zip(predicted, targets, strict=True)]
         centres = (squares[:, :2] + squares[:, 2:]) / 2
         matches = gather_matches(targets, [pairs.matched for pairs in found], centres)
-        normaliser = shared_total(matches.positive.sum(dim=1).clamp(min=1).sum())
+        normaliser = shared_normaliser(matches.positive.sum(dim=1).clamp(min=1).sum())
         chosen = torch.cat([boxes[pairs.row[pairs.valid]] for boxes, pairs in zip(predicted, found, strict=True)])
         wanted = torch.cat([t["boxes"][pairs.box[pairs.valid]] for t, pairs in zip(targets, found, strict=True)])
         unit = points.stride[0] if self.box_loss.coordinates else 1.0

@@ -23,8 +23,18 @@ TINY: dict[str, dict[str, Any]] = {
     "faster_rcnn": {
         **_COMMON,
         "head": {
-            "proposals": {"sizes": [2.5], "ratios": [1.0], "before": 100, "after": 50, "before_test": 100, "after_test": 20},
+            "proposals": {
+                "sizes": [2.5],
+                "ratios": [1.0],
+                "before": 100,
+                "after": 50,
+                "before_test": 100,
+                "after_test": 20,
+            },
             "width": 64,
         },
     },
 }
+
+#: Steps of AdamW at 2e-3 after which two painted patches are known by heart.
+STEPS = {"fcos": 40, "atss": 40, "retinanet": 40, "reppoints": 100, "yolof": 50, "faster_rcnn": 60}
