@@ -44,7 +44,10 @@ def ap50_of(model, images, targets):
     return ap50(predictions, truths, CLASSES)["mean"]
 
 
-@pytest.mark.parametrize("name", [name if name in ("fcos", "retinanet") else pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("fcos", "retinanet") else pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS],
+)
 def test_two_patches_are_learned_by_heart(name):
     images, targets = painted_patches()
     assert ap50_of(learned(name, images, targets), images, targets) >= 0.95
