@@ -42,7 +42,7 @@ from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.testing.perfect import classes_of, perfect_table
 from wsi_detect.testing.pyramid import write_pyramid
 from wsi_detect.testing.sdpc import write_sdpc
-from wsi_detect.testing.tiny_detectors import STEPS, TINY
+from wsi_detect.testing.tiny_detectors import RATES, STEPS, TINY
 from wsi_detect.tiling.grid import TileGrid
 
 WIDTH, HEIGHT = 700, 530
@@ -228,4 +228,5 @@ QUICK = ("fcos", "retinanet")
 )
 def test_detector(name):
     assert name in TINY, "add options that make it small to testing/tiny_detectors.py"
-    check_detector(lambda num_classes: DETECTORS[name](num_classes, TINY[name]), steps=STEPS[name])
+    build = DETECTORS[name]
+    check_detector(lambda classes: build(classes, TINY[name]), learning_rate=RATES[name], steps=STEPS[name])

@@ -7,7 +7,7 @@ from wsi_detect.detectors import DETECTORS, build_detector
 from wsi_detect.evaluation.average_precision import ap50
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.testing.learned_contracts import painted_patches
-from wsi_detect.testing.tiny_detectors import STEPS, TINY
+from wsi_detect.testing.tiny_detectors import RATES, STEPS, TINY
 
 CLASSES = ("NILM", "HSIL")
 NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
@@ -16,7 +16,7 @@ NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int6
 def learned(name, images, targets):
     torch.manual_seed(0)
     model = build_detector(name, 2, TINY[name]).train()
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=RATES[name])
     for _ in range(STEPS[name]):
         total = sum(model(images, targets).values())
         optimiser.zero_grad()

@@ -1,8 +1,7 @@
-"""ATSS (Zhang, Chi, Yao, Lei, Li, Bridging the Gap Between Anchor-based and Anchor-free Detection, CVPR 2020,
-arXiv 1912.02424): one square a point, positives chosen by the statistics of each box's own candidates.
+"""ATSS (Zhang, Chi, Yao, Lei, Li, CVPR 2020, arXiv 1912.02424): positives by the statistics of a box's own candidates.
 
-Head and losses follow the authors' public description: deltas with a learned factor for each level, GIoU weighted by
-centreness, centreness on the box branch. The classification loss is an argument.
+One square a point. Head and losses follow the authors' public description: deltas with a learned factor for each level,
+GIoU weighted by centreness, centreness on the box branch. The classification loss is an argument.
 """
 
 from collections.abc import Mapping, Sequence

@@ -36,5 +36,6 @@ TINY: dict[str, dict[str, Any]] = {
     },
 }
 
-#: Steps of AdamW at 2e-3 after which two painted patches are known by heart.
+#: Steps and learning rate of AdamW by which two painted patches are known by heart.
 STEPS = {"fcos": 40, "atss": 40, "retinanet": 40, "reppoints": 100, "yolof": 50, "faster_rcnn": 60}
+RATES = {"fcos": 2e-3, "atss": 2e-3, "retinanet": 2e-3, "reppoints": 4e-3, "yolof": 2e-3, "faster_rcnn": 2e-3}
