@@ -82,3 +82,19 @@ def test_a_frozen_backbone_norm_keeps_its_statistics(name):
     after = model.backbone.body.state_dict()
     assert all(value.equal(after[key]) for key, value in before.items())
     assert not any(".bn" in key for key, _ in model.backbone.body.named_parameters())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_half_precision_gives_finite_losses_in_single(name):
+    """What training asks for by default: convolutions in bfloat16, losses and scores in float32."""
+    torch.manual_seed(0)
+    model = build_detector(name, 2, TINY[name]).train()
+    images, targets = painted_patches()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(images, targets)
+        sum(losses.values()).backward()
+        with torch.no_grad():
+            found = model.eval()(images)
+    assert all(value.dtype == torch.float32 and bool(torch.isfinite(value)) for value in losses.values())
+    assert {answer["scores"].dtype for answer in found} == {torch.float32}
+    assert all(bool(answer["finite"]) for answer in found)

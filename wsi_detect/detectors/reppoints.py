@@ -97,8 +97,10 @@ class RepPointsHead(nn.Module):
             points = self.first(F.relu(self.first_conv(features)))  # y before x, as deformable convolution takes them
             share = self.own.point_share
             offset = share * points + (1 - share) * points.detach() - self.kernel
-            cls.append(rows(self.cls(F.relu(self.cls_conv(self.cls_tower(level), offset))), self.num_classes))
-            refined = self.second(F.relu(self.second_conv(features, offset))) + points.detach()
+            cls.append(
+                rows(self.cls(F.relu(_deformed(self.cls_conv, self.cls_tower(level), offset))), self.num_classes)
+            )
+            refined = self.second(F.relu(_deformed(self.second_conv, features, offset))) + points.detach()
             first.append(rows(points, 2 * _POINTS))
             second.append(rows(refined, 2 * _POINTS))
         sets = [torch.cat(stage, 1) for stage in (first, second)]
@@ -138,6 +140,16 @@ class RepPointsHead(nn.Module):
         chosen = matches.positive
         unit = _BASE * points.stride.expand_as(matches.index)[chosen][:, None] if self.box_loss.coordinates else 1.0
         return self.box_loss.function(boxes[chosen] / unit, matches.boxes[chosen] / unit)
+
+
+def _deformed(conv: nn.Module, features: Tensor, offset: Tensor) -> Tensor:
+    """A deformable convolution, in float32: a CPU has none in half precision."""
+    kind = features.device.type
+    if torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return _deformed(conv, features.float(), offset.float())
+    gathered: Tensor = conv(features, offset)
+    return gathered
 
 
 def _at_least_one_an_image(matches: Matches) -> Tensor:
