@@ -33,4 +33,5 @@ def test_gradients(name, together):
     assert any(bool(value.abs().max() > 0) for value in alone.values())
     for key, value in alone.items():
         assert first[key].equal(second[key])
-        torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-5 * float(value.abs().max()) + 1e-8)
+        # A bias before a group norm has no gradient but what rounding leaves.
+        torch.testing.assert_close(first[key], value, rtol=1e-3, atol=1e-5 * float(value.abs().max()) + 1e-7)
