@@ -34,7 +34,7 @@ $(DEMO): $(SETUP) | .venv/bin/python
 	@touch $@
 
 $(DEV): $(SETUP) | .venv/bin/python
-	$(PIP) install --quiet -c constraints.txt -e ".[detect,train,eval,dicom,ray]" --group dev
+	$(PIP) install --quiet -c constraints.txt -e ".[detect,train,eval,dicom,ray,timm]" --group dev
 	@touch $@ $(DEMO)
 
 demo: $(DEMO)

@@ -17,6 +17,7 @@ EXPECTED = {
     "bench_store.py": "",
     "bench_loader.py": "",
     "bench_losses.py": "added/bundled/grad_libra",
+    "bench_detectors.py": "retinanet/step/ratio",
 }
 
 

@@ -10,10 +10,12 @@ from safetensors import safe_open
 
 from wsi_detect import artifact, schema
 from wsi_detect.data.index import build_index, read_index
+from wsi_detect.detectors import DETECTORS
 from wsi_detect.detectors.bundle import load_bundle
 from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.errors import ConfigError, NonFiniteError, StaleArtifactError
 from wsi_detect.testing.painter import paint_slide
+from wsi_detect.testing.tiny_detectors import TINY
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
 from wsi_detect.training import trainer as stage
@@ -202,6 +204,26 @@ def test_a_run_can_begin_with_weights_that_another_loss_has_trained(index, undis
 def test_a_wrong_pairing_is_refused(index, tmp_path, changes, words):
     with pytest.raises(ConfigError, match=words):
         train(index, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "faster_rcnn" else pytest.param(name, marks=pytest.mark.slow)
+        for name in DETECTORS
+        if name != "fcos"
+    ],
+)
+def test_every_detector_is_trained_watched_and_kept(index, tmp_path, name):
+    """Whatever type the model is of: patches with ignored boxes, validation, a bundle that loads."""
+    bundle = train(index, tmp_path, detector=name, options=TINY[name], steps=2, validate_every=1)
+    model, info = load_bundle(bundle)
+    assert info.detector == {"name": name, "options": TINY[name]}
+    assert not model.training
+    image = torch.randint(0, 255, (3, 256, 256), dtype=torch.uint8)
+    with torch.no_grad():
+        (found,) = model([image])
+    assert found["class_scores"].shape[1] == len(CLASSES)
 
 
 def test_another_configuration_does_not_continue_a_run(index, undisturbed):

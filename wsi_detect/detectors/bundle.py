@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from wsi_detect import artifact
 from wsi_detect.detectors import build_detector
-from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.detectors.info import CARD, CONFIG, WEIGHTS, DetectorInfo, default_bundle, read_info
 from wsi_detect.errors import MissingArtifactError, ModelError
 from wsi_detect.losses import LOSSES
@@ -24,9 +23,7 @@ from wsi_detect.losses import LOSSES
 __all__ = ["default_bundle", "load_bundle", "put_weights", "read_info", "save_bundle", "trained_weights"]
 
 
-def save_bundle(
-    folder: Path, model: DenseDetector, info: DetectorInfo, card: str, *, half: bool = False
-) -> DetectorInfo:
+def save_bundle(folder: Path, model: nn.Module, info: DetectorInfo, card: str, *, half: bool = False) -> DetectorInfo:
     """Write a bundle.
 
     Args:
@@ -52,7 +49,7 @@ def save_bundle(
     return written
 
 
-def load_bundle(folder: Path) -> tuple[DenseDetector, DetectorInfo]:
+def load_bundle(folder: Path) -> tuple[nn.Module, DetectorInfo]:
     """Read a bundle.
 
     Returns:

@@ -50,8 +50,8 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "seesaw": SeesawLoss,
 }
 
-#: Box losses: name → function of (predicted (P, 4), target (P, 4)), summed.
-BOX_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+#: Box losses: name → function of (predicted (P, 4), target (P, 4), weights (P,) or none), summed.
+BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
     "giou": giou,
     "l1": l1,
     "riou": riou,

@@ -8,24 +8,31 @@ from torch.nn import functional as F
 from torchvision.ops import generalized_box_iou_loss
 
 
-def giou(predicted: Tensor, target: Tensor) -> Tensor:
-    """Generalised IoU loss, 1 - GIoU (Rezatofighi et al., CVPR 2019): (P, 4), (P, 4) → scalar sum."""
-    loss: Tensor = generalized_box_iou_loss(predicted, target, reduction="sum")
-    return loss
+def giou(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Generalised IoU loss, 1 - GIoU (Rezatofighi et al., CVPR 2019): (P, 4), (P, 4), weights (P,) → scalar sum."""
+    return _total(generalized_box_iou_loss(predicted, target, reduction="none"), weights)
 
 
-def l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """Sum of absolute coordinate differences: (P, 4), (P, 4) → scalar."""
-    return F.l1_loss(predicted, target, reduction="sum")
+def l1(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of absolute coordinate differences: (P, 4), (P, 4), weights (P,) → scalar."""
+    return _total(F.l1_loss(predicted, target, reduction="none").sum(dim=1), weights)
 
 
-def smooth_l1(predicted: Tensor, target: Tensor) -> Tensor:
-    """Sum of Huber-like coordinate differences (Girshick, Fast R-CNN, 2015), beta 1/9: (P, 4), (P, 4) → scalar."""
-    return F.smooth_l1_loss(predicted, target, reduction="sum", beta=1 / 9)
+def smooth_l1(predicted: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Sum of Huber-like coordinate differences (Girshick, Fast R-CNN, 2015), beta 1/9: as `l1`."""
+    return _total(F.smooth_l1_loss(predicted, target, reduction="none", beta=1 / 9).sum(dim=1), weights)
 
 
-def riou(predicted: Tensor, target: Tensor, *, beta: float = 0.95, b: float = 1.2, start: float = 0.5) -> Tensor:
-    """Rectified IoU loss (Wang, Zhang, ACM MM 2020, arXiv 2008.03511), a RECONSTRUCTION: (P, 4), (P, 4) → scalar sum.
+def riou(
+    predicted: Tensor,
+    target: Tensor,
+    weights: Tensor | None = None,
+    *,
+    beta: float = 0.95,
+    b: float = 1.2,
+    start: float = 0.5,
+) -> Tensor:
+    """Rectified IoU loss (Wang, Zhang, ACM MM 2020, arXiv 2008.03511), a RECONSTRUCTION: as `giou`.
 
     From the abstract: gradients of well-placed boxes are raised and those of badly placed ones suppressed. The formula
     was not available to us; `rectified` is the curve we put in its place. Boxes that do not overlap have no IoU to
@@ -34,6 +41,7 @@ def riou(predicted: Tensor, target: Tensor, *, beta: float = 0.95, b: float = 1.
     Args:
         predicted: xyxy.
         target: xyxy, of positive area.
+        weights: (P,) of the rows; None for 1.
         beta: see `rectified`.
         b: see `rectified`.
         start: see `rectified`.
@@ -46,7 +54,7 @@ def riou(predicted: Tensor, target: Tensor, *, beta: float = 0.95, b: float = 1.
     hull = outer.prod(dim=1)
     tiny = torch.finfo(predicted.dtype).eps
     overlap = (common / (joined + tiny)).clamp(0, 1)
-    return (rectified(overlap, beta=beta, b=b, start=start) + (hull - joined) / (hull + tiny)).sum()
+    return _total(rectified(overlap, beta=beta, b=b, start=start) + (hull - joined) / (hull + tiny), weights)
 
 
 def rectified(overlap: Tensor, *, beta: float = 0.95, b: float = 1.2, start: float = 0.5) -> Tensor:
@@ -78,3 +86,7 @@ def rectified(overlap: Tensor, *, beta: float = 0.95, b: float = 1.2, start: flo
 
 def _area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _total(entries: Tensor, weights: Tensor | None) -> Tensor:
+    return entries.sum() if weights is None else (entries * weights).sum()

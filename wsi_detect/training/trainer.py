@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 
 from wsi_detect import __version__, artifact
 from wsi_detect.config import digest
@@ -28,7 +29,6 @@ from wsi_detect.data.repeats import Counts, Weights
 from wsi_detect.data.samplers import SAMPLERS, EpochSampler
 from wsi_detect.detectors import build_detector
 from wsi_detect.detectors.bundle import load_bundle, put_weights, save_bundle, trained_weights
-from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
 from wsi_detect.losses import ClassCounts, with_class_counts
@@ -85,11 +85,11 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
         raise KeyboardInterrupt
     info = describe(content, config)
     if trainer.is_global_zero:
-        save_bundle(out / BUNDLE, _trained(module), info, first_card(info), half=config.description.half)
+        save_bundle(out / BUNDLE, module.model.cpu().eval(), info, first_card(info), half=config.description.half)
     return out / BUNDLE
 
 
-def _first_weights(index: PatchIndex, config: TrainingConfig) -> DenseDetector:
+def _first_weights(index: PatchIndex, config: TrainingConfig) -> nn.Module:
     model = build_detector(config.detector, len(index.classes), detector_options(index, config))
     if config.start_from:
         other, info = load_bundle(Path(config.start_from))
@@ -249,13 +249,6 @@ def _sampling_weights(counts: Counts, rule: LoaderConfig) -> Weights:
 
 def _val_loader(index: PatchIndex, config: TrainingConfig) -> Any:
     return make_loader(PatchDataset(index, "val"), config.loader.batch_size, workers=config.loader.workers)
-
-
-def _trained(module: DetectionModule) -> DenseDetector:
-    model = module.model
-    if not isinstance(model, DenseDetector):
-        raise TypeError(f"a {type(model).__name__} cannot be kept as a bundle")
-    return model.cpu().eval()
 
 
 def _largest_cell_um(index: PatchIndex) -> float:
