@@ -268,8 +268,9 @@ def _check_iif_detection(case, dtype):
     classes = case["num_classes"]
     counts = ClassCounts(tuple(case["counts_instances"]), tuple(case["counts_images"]), case["total_images"])
     assert sum(counts.cells) == case["total_instances"]
-    options = {"class_counts": counts, "variant": case["variant"], "guard": "keep"}
-    loss = make_loss("iif", classes, options, kinds=("softmax",))
+    # The repository calls the column of `rel` prob.
+    variant = case["variant"].replace("prob", "rel")
+    loss = make_loss("iif", classes, {"class_counts": counts, "variant": variant, "guard": "keep"}, kinds=("softmax",))
     logits = leaf(case["logits"], dtype)
     targets = one_hot(case["labels_bg_is_C"], classes, classes + 1)
     value, gradient = call(loss, logits, targets, normaliser=case["avg_factor"], weights=case["label_weights"])

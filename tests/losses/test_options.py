@@ -116,7 +116,7 @@ def test_an_option_can_make_a_loss_unfit(name, options):
         ("eql", {}, "class_counts; training fills"),
         ("eql", {"class_counts": ClassCounts((1.0, 2.0), (1.0, 2.0), 3.0)}, "not those of the detector's 3 classes"),
         ("eql", {"class_counts": {"cells": [1, 2, 3]}}, "holds cells, images and total_images"),
-        ("eql", {"class_counts": COUNTS, "threshold": 0.0}, "threshold"),
+        ("eql", {"class_counts": COUNTS, "threshold": -0.1}, "threshold"),
         ("ghm", {"momentum": 1.0}, "momentum"),
         ("dr", {"neg_lambda": 0.0}, "lambdas"),
         ("efl", {"gamma": 0.0}, "gamma is positive"),
@@ -147,6 +147,15 @@ def test_what_is_refused(name, options, words):
 def test_counts_that_cannot_be(wrong):
     with pytest.raises(ValueError, match="class_counts"):
         ClassCounts(*wrong)
+
+
+def test_a_softmax_loss_that_says_no_more_has_a_background_column():
+    class Plain(torch.nn.Module):
+        kind = "softmax"
+
+    assert extra_columns(Plain()) == 1
+    assert class_scores(Plain(), torch.zeros(2, 4)).tolist() == [[0.25] * 3] * 2
+    assert class_scores(torch.nn.Module(), torch.zeros(2, 3)).tolist() == [[0.5] * 3] * 2
 
 
 def test_counts_go_to_the_losses_that_need_them_and_to_no_other():
@@ -201,6 +210,7 @@ def test_class_balanced_weighs_rows_and_leaves_background():
 def test_eql_chooses_the_tail_by_its_share_of_the_cells():
     assert make("eql").tail.tolist() == [False, False, True]  # 4 of 94 cells
     assert make("eql", {"threshold": 0.25}).tail.tolist() == [False, True, True]  # 20 % and 3 % of the images
+    assert not make("eql", {"threshold": 0.0}).tail.any()
     even = ClassCounts((10.0, 10.0), (5.0, 5.0), 20.0)
     assert make_loss("eql", 2, {"class_counts": even}).tail.tolist() == [False, False]
 
@@ -211,7 +221,7 @@ def test_statistics_are_of_training_alone():
         columns = 3 + extra_columns(loss)
         targets = torch.zeros(5, min(columns, 4))
         targets[:, 0] = 1
-        call(loss, torch.randn(5, columns), targets)
+        assert 0 < call(loss, torch.randn(5, columns), targets) < 1e3, name
         assert all(not bool(kept.any()) for kept in loss.state_dict().values()), name
 
 

@@ -3,8 +3,8 @@
 Besides `forward` (the signature is `BCELoss.forward`'s) a classification loss may say:
 
 * `kind`: `sigmoid` (the default) or `softmax`.
-* `extra_columns`: logit columns beyond the K classes, background last; 0 by default. If there are any, targets have
-  K + 1 columns, background last.
+* `extra_columns`: logit columns beyond the K classes, background last; by default 1 for softmax, else 0. If there are
+  any, targets have K + 1 columns, background last.
 * `own_normaliser`: True if it brings its own divisor and leaves the normaliser alone.
 * `needs`: which of `num_classes` and `class_counts` its constructor takes; `make_loss` and the training fill them in.
 * `scores(logits)`: class scores with the columns of the targets; without it they are the sigmoid or the softmax.
@@ -113,7 +113,7 @@ def check_fits(loss: nn.Module, name: str, kinds: Sequence[str] = DENSE) -> None
 
 def extra_columns(loss: nn.Module) -> int:
     """Logit columns a loss wants beyond the K classes."""
-    return int(getattr(loss, "extra_columns", 0))
+    return int(getattr(loss, "extra_columns", _kind(loss) == "softmax"))
 
 
 def class_scores(loss: nn.Module, logits: Tensor) -> Tensor:

@@ -38,14 +38,14 @@ class EQLLoss(nn.Module):
         Args:
             class_counts: of the training data.
             threshold: lambda; classes that fewer than this share of the images contain are the tail (1.77e-3 on LVIS
-                v0.5). None takes the rarest classes that hold at most `TAIL_SHARE` of the cells.
+                v0.5); 0 leaves no tail. None takes the rarest classes that hold at most `TAIL_SHARE` of the cells.
 
         Raises:
-            ValueError: the threshold is not positive.
+            ValueError: the threshold is negative.
         """
         super().__init__()
-        if threshold is not None and not threshold > 0:
-            raise ValueError(f"eql: threshold is a share of images above 0, got {threshold}")
+        if threshold is not None and not threshold >= 0:
+            raise ValueError(f"eql: threshold is a share of images, at least 0, got {threshold}")
         counts = ClassCounts.of(class_counts)
         if threshold is None:
             tail = _rarest(counts.cells)

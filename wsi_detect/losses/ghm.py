@@ -58,10 +58,10 @@ class GHMCLoss(nn.Module):
             if self.training:
                 mixed = self.momentum * self.acc_sum + (1 - self.momentum) * held
                 self.acc_sum.copy_(torch.where(filled, mixed, self.acc_sum))
-            density = self.acc_sum
+            # A bin that is filled in evaluation may never have been in training.
+            density = torch.where(self.acc_sum > 0, self.acc_sum, held)
         else:
             density = held
-        # A bin that is filled while the loss is only evaluated may never have been counted: it weighs as one entry.
-        weights = torch.where(filled, 1 / density.clamp(min=1e-12), 0.0) / filled.sum().clamp(min=1)
+        weights = torch.where(filled, 1 / density, 0.0) / filled.sum().clamp(min=1)
         entries = F.binary_cross_entropy_with_logits(z, y, reduction="none") * weights.to(z.dtype)[number]
         return world() * torch.where(valid[:, None], entries, entries.new_zeros(())).sum()

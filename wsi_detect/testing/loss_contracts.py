@@ -32,11 +32,12 @@ def check_loss(make: Callable[[], "nn.Module"]) -> None:
     """
     import torch
 
+    from wsi_detect.losses import extra_columns
+
     make = _given_its_needs(make)
     kind = getattr(make(), "kind", "sigmoid")
     promise(kind in ("sigmoid", "softmax"), f"kind is {kind!r}, not 'sigmoid' or 'softmax'")
-    # A softmax loss that says nothing has a background column.
-    columns = _CLASSES + int(getattr(make(), "extra_columns", kind == "softmax"))
+    columns = _CLASSES + extra_columns(make())
     batch = _batch(columns, seed=0)
     value = _value(make(), batch)
     promise(value.ndim == 0, f"a loss is a scalar, not of shape {tuple(value.shape)}")
