@@ -26,6 +26,7 @@ class GHMCLoss(nn.Module):
     kind = "sigmoid"
     own_normaliser = True
     acc_sum: Tensor
+    edges: Tensor
 
     def __init__(self, *, bins: int = 30, momentum: float = 0.75) -> None:
         """Make the loss.
@@ -50,7 +51,7 @@ class GHMCLoss(nn.Module):
         y = targets.to(z.dtype)
         bins = len(self.acc_sum)
         norm = (torch.sigmoid(z.detach()) - y).abs()
-        number = torch.bucketize(norm, self.edges.to(z.dtype), right=True).sub(1).clamp(max=bins - 1)  # type: ignore[operator]
+        number = torch.bucketize(norm, self.edges.to(z.dtype), right=True).sub(1).clamp(max=bins - 1)
         held = summed(torch.bincount(number[valid].flatten(), minlength=bins)).double()
         filled = held > 0
         if self.momentum > 0:

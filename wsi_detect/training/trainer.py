@@ -24,14 +24,17 @@ from wsi_detect.config import digest
 from wsi_detect.data.augment import augmenter
 from wsi_detect.data.dataset import PatchDataset, make_loader
 from wsi_detect.data.index import PatchIndex, read_index, read_labels
-from wsi_detect.data.samplers import SAMPLERS, EpochSampler, rates_table, realised_rates
+from wsi_detect.data.rates import rates_table, realised_rates
+from wsi_detect.data.repeats import Counts, Weights
+from wsi_detect.data.samplers import SAMPLERS, EpochSampler
 from wsi_detect.detectors import build_detector
-from wsi_detect.detectors.bundle import load_bundle, save_bundle
+from wsi_detect.detectors.bundle import load_bundle, put_weights, save_bundle, trained_weights
 from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
+from wsi_detect.losses import ClassCounts, with_class_counts
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.training.callbacks import ModelAverage, RandomState
-from wsi_detect.training.config import TrainingConfig
+from wsi_detect.training.config import LoaderConfig, TrainingConfig
 from wsi_detect.training.module import DetectionModule
 
 BUNDLE = "bundle"
@@ -87,19 +90,25 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
 
 
 def _first_weights(index: PatchIndex, config: TrainingConfig) -> nn.Module:
-    model = build_detector(config.detector, len(index.classes), config.options)
+    model = build_detector(config.detector, len(index.classes), detector_options(index, config))
     if config.start_from:
         other, info = load_bundle(Path(config.start_from))
         if info.classes != index.classes:
             known, wanted = ", ".join(info.classes), ", ".join(index.classes)
             raise ConfigError(f"training.start_from: {info.model_id} knows {known}; the data set has {wanted}")
-        try:
-            model.load_state_dict(other.state_dict())
-        except RuntimeError as error:
-            raise ConfigError(
-                f"training.start_from: {info.model_id} is another detector than training.options"
-            ) from error
+        if put_weights(model, trained_weights(other)):
+            raise ConfigError(f"training.start_from: {info.model_id} is another detector than training.options")
     return model
+
+
+def detector_options(index: PatchIndex, config: TrainingConfig) -> dict[str, Any]:
+    """Options of the detector, with the class counts of the training patches if its loss needs them."""
+    counts = index.counts[index.rows("train")]
+    present = counts > 0
+    if not counts.any():
+        return dict(config.options)
+    known = ClassCounts(tuple(counts.sum(axis=0).tolist()), tuple(present.sum(axis=0).tolist()), float(len(counts)))
+    return with_class_counts(config.options, known)
 
 
 def describe(index: PatchIndex, config: TrainingConfig) -> DetectorInfo:
@@ -115,7 +124,7 @@ def describe(index: PatchIndex, config: TrainingConfig) -> DetectorInfo:
         preparation=facts.preparation,
         largest_cell_um=largest,
         score_threshold=facts.score_threshold,
-        detector={"name": config.detector, "options": dict(config.options)},
+        detector={"name": config.detector, "options": detector_options(index, config)},
         data_card=facts.data_card,
         training={
             "config": config.model_dump(mode="json"),
@@ -217,11 +226,9 @@ def _trainer(out: Path, config: TrainingConfig, watched: bool) -> Trainer:
 
 def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -> Any:
     rule = config.loader
-    if rule.sampler not in SAMPLERS:
-        raise ConfigError(f"unknown sampler {rule.sampler!r}; known: {', '.join(sorted(SAMPLERS))}")
     augment = augmenter(rule.augmentation, rule.crop_px, aim=rule.aim)
     dataset = PatchDataset(index, "train", augment=augment, seed=config.seed)
-    weights = SAMPLERS[rule.sampler](dataset.counts, rule.background_share)
+    weights = _sampling_weights(dataset.counts, rule)
     draws = max(len(dataset), rule.batch_size * trainer.world_size)
     sampler = EpochSampler(weights, draws, config.seed, rank=trainer.global_rank, world=trainer.world_size)
     drawn = np.bincount(sampler.order(0), minlength=len(dataset)).astype(np.float64)
@@ -229,6 +236,15 @@ def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -
         "train: what the first epoch draws\n%s", rates_table(realised_rates(dataset.counts, drawn, index.classes))
     )
     return make_loader(dataset, rule.batch_size, sampler=sampler, workers=rule.workers)
+
+
+def _sampling_weights(counts: Counts, rule: LoaderConfig) -> Weights:
+    if rule.sampler not in SAMPLERS:
+        raise ConfigError(f"unknown sampler {rule.sampler!r}; known: {', '.join(sorted(SAMPLERS))}")
+    try:
+        return SAMPLERS[rule.sampler](counts, rule.background_share, **rule.sampler_options)
+    except TypeError as error:
+        raise ConfigError(f"sampler {rule.sampler!r}: {error}; see training.loader.sampler_options") from error
 
 
 def _val_loader(index: PatchIndex, config: TrainingConfig) -> Any:
