@@ -131,3 +131,10 @@ def test_of_two_boxes_that_claim_a_row_the_later_pair_wins():
     squares = boxes([0, 0, 10, 10])
     wanted = boxes([0, 0, 10, 10], [1, 0, 11, 10])
     assert assign_uniform(squares, squares, wanted, k=1).matched.tolist() == [1]
+
+
+def test_predictions_that_are_no_numbers_are_the_last_to_be_taken():
+    """The loss will be none either, and training stops on that with its own message."""
+    squares = boxes([0, 0, 10, 10], [20, 0, 30, 10])
+    lost = torch.full((2, 4), torch.nan)
+    assert assign_uniform(squares, lost, boxes([20, 0, 30, 10]), k=1).row.tolist() == [0, 1]

@@ -105,6 +105,15 @@ def test_uint8_and_float_images_are_the_same_image():
     torch.testing.assert_close(model.prepare([pixels]), model.prepare([pixels.float() / 255]))
 
 
+def test_images_of_several_sizes_share_a_padded_batch():
+    model = fcos(1, TINY).eval()
+    small, large = torch.rand(3, 40, 70), torch.rand(3, 64, 30)
+    batch = model.prepare([small, large])
+    assert batch.shape == (2, 3, 64, 96)
+    torch.testing.assert_close(batch[0, :, :40, :70], model.prepare([small])[0, :, :40, :70])
+    assert batch[0, :, 40:].abs().max() == batch[1, :, :, 30:].abs().max() == 0
+
+
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="unknown detector 'yolo'"):
         build_detector("yolo", 2, {})

@@ -240,8 +240,9 @@ def _cheapest(cost: Tensor) -> Tensor:
 
 
 def _nearest(distance: Tensor, k: int) -> Tensor:
-    """Mark the k lowest of each column of (A, M), of equals those with the lower index."""
+    """Mark the k lowest of each column of (A, M), of equals those with the lower index; no number is the highest."""
     k = min(k, len(distance))
+    distance = distance.nan_to_num(nan=torch.inf, posinf=torch.inf)
     limit = distance.topk(k, dim=0, largest=False).values[-1]
     below, equal = distance < limit, distance == limit
     return below | (equal & (equal.cumsum(dim=0) <= k - below.sum(dim=0)))

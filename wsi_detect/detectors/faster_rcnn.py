@@ -18,7 +18,6 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from wsi_detect.config import Config
 from wsi_detect.detectors.assign import BACKGROUND, IGNORED, IoURule, assign_iou, inside_any
-from wsi_detect.detectors.backbone import PyramidBackbone
 from wsi_detect.detectors.box_coding import boxes_from_deltas, deltas_from_boxes
 from wsi_detect.detectors.config import (
     BoxLoss,
@@ -31,10 +30,8 @@ from wsi_detect.detectors.config import (
     read_head,
 )
 from wsi_detect.detectors.matching import Target
-from wsi_detect.detectors.points import PyramidPoints, pyramid_points
-from wsi_detect.detectors.preparation import Preparation
 from wsi_detect.detectors.proposals import ProposalConfig, ProposalNetwork, sampled
-from wsi_detect.detectors.selection import SelectionConfig, select
+from wsi_detect.detectors.two_stage import TwoStageDetector
 from wsi_detect.losses import TWO_STAGE, class_scores, extra_columns, shared_normaliser
 
 DEFAULTS: dict[str, Any] = {
@@ -50,8 +47,6 @@ DEFAULTS: dict[str, Any] = {
 
 #: What deltas of the second stage are multiplied by.
 _SCALE = (0.1, 0.1, 0.2, 0.2)
-#: Shorter sides are no detection, px.
-_LEAST_SIDE = 1e-2
 
 
 class FasterRCNNConfig(Config):
@@ -118,6 +113,10 @@ class BoxHead(nn.Module):
             [index[mask] for index, mask in zip(assigned, drawn, strict=True)],
         )
 
+    def decode(self, logits: Tensor, deltas: Tensor, proposals: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Boxes (P, K, 4), network-input px, and class scores (P, K) of the proposals of all images."""
+        return boxes_from_deltas(torch.cat(proposals)[:, None], deltas, _SCALE), class_scores(self.loss, logits)
+
     def losses(
         self, logits: Tensor, deltas: Tensor, proposals: list[Tensor], index: list[Tensor], targets: Sequence[Target]
     ) -> dict[str, Tensor]:
@@ -143,77 +142,6 @@ class BoxHead(nn.Module):
         else:
             regression = self.box_loss.function(boxes_from_deltas(own, moved, _SCALE), wanted)
         return {"classification": classification, "bbox_regression": regression / normaliser}
-
-
-class TwoStageDetector(nn.Module):
-    """A two-stage detector put together from its parts; the outside contract is that of `DenseDetector`."""
-
-    def __init__(
-        self,
-        backbone: PyramidBackbone,
-        proposer: ProposalNetwork,
-        head: BoxHead,
-        selection: SelectionConfig,
-        input_scale: float,
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.proposer = proposer
-        self.head = head
-        self.selection = selection
-        self.input_scale = input_scale
-        self.preparation = Preparation(input_scale)
-
-    def forward(
-        self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
-    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
-        """Losses in training, detections in evaluation.
-
-        Raises:
-            ValueError: no targets in training, or a box without area.
-        """
-        if self.training and targets is None:
-            raise ValueError("targets are needed in training mode")
-        levels, outputs, points = self._first(self.prepare(images))
-        # Of the padding, nothing is proposed.
-        sizes = [(int(i.shape[-2] * self.input_scale), int(i.shape[-1] * self.input_scale)) for i in images]
-        proposals = self.proposer.select(outputs, points, sizes)
-        if self.training and targets is not None:
-            scaled = self.preparation.targets(targets)
-            losses = self.proposer.losses(outputs, points, scaled)
-            chosen, index = self.head.sample(proposals, scaled)
-            logits, deltas = self.head(levels, chosen, sizes)
-            return {**losses, **self.head.losses(logits, deltas, chosen, index, scaled)}
-        logits, deltas = self.head(levels, proposals, sizes)
-        boxes = boxes_from_deltas(torch.cat(proposals)[:, None], deltas, _SCALE) / self.input_scale
-        counts = [len(one) for one in proposals]
-        said = zip(images, *(torch.split(value, counts) for value in (boxes, logits, deltas)), strict=True)
-        finite = torch.stack([torch.isfinite(value.flatten(1)).all(dim=1) for value in outputs.values()]).all(dim=0)
-        found = []
-        for k, (image, box, logit, delta) in enumerate(said):
-            size = (image.shape[-2], image.shape[-1])
-            scores = class_scores(self.head.loss, logit)
-            answer = select(box, scores, [len(box)], size, self.selection, least_side=_LEAST_SIDE)
-            ok = finite[k] & torch.isfinite(logit).all() & torch.isfinite(delta).all()
-            found.append({**answer, "finite": ok})
-        return found
-
-    def prepare(self, images: Sequence[Tensor]) -> Tensor:
-        """Images (3, H, W) uint8 or float in [0, 1] → one normalised batch, padded right and below to 32s."""
-        batch: Tensor = self.preparation(images)
-        return batch
-
-    def dense(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """The first stage before suppression: pixels (B, 3, H, W) → boxes (B, A, 4) in patch px, objectness (B, A)."""
-        _, outputs, points = self._first(self.preparation.padded(pixels))
-        return self.proposer.boxes(outputs, points) / self.input_scale, torch.sigmoid(outputs["obj"])
-
-    def _first(self, batch: Tensor) -> tuple[list[Tensor], dict[str, Tensor], PyramidPoints]:
-        levels = self.backbone(batch)
-        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        points = pyramid_points(shapes, self.backbone.strides, batch.device)
-        outputs = {name: value.float() for name, value in self.proposer(levels).items()}
-        return levels, outputs, points
 
 
 def faster_rcnn(num_classes: int, options: Mapping[str, Any] | None = None) -> TwoStageDetector:
