@@ -174,11 +174,10 @@ def main() -> None:
         verdict = "ok" if worst < GOAL else "MISSED"
         print(f"{name}: grad_libra adds to a step: goal < {GOAL:g} %: {worst:.2f} {verdict}", flush=True)
         bench_common.emit(results, options.json)
-    print(f"{bench_common.machine()}, one thread\n\n{tables(results)}")
+    text = f"{bench_common.machine()}, one thread; medians of {rounds} rounds\n\n{tables(results)}"
+    print(text)
     if options.docs:
-        write_docs(
-            f"{bench_common.machine()}, one thread; medians of {rounds} rounds\n\n{tables(results)}", options.docs
-        )
+        write_docs(text, options.docs)
 
 
 if __name__ == "__main__":
