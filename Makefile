@@ -34,7 +34,7 @@ $(DEMO): $(SETUP) | .venv/bin/python
 	@touch $@
 
 $(DEV): $(SETUP) | .venv/bin/python
-	$(PIP) install --quiet -c constraints.txt -e ".[detect,train,eval,dicom,ray]" --group dev
+	$(PIP) install --quiet -c constraints.txt -e ".[detect,train,eval,dicom,ray,timm]" --group dev
 	@touch $@ $(DEMO)
 
 demo: $(DEMO)
@@ -60,7 +60,7 @@ $(PEERS): $(SETUP) | .venv/bin/python
 
 bench: $(PEERS)
 	@mkdir -p build/bench
-	@for name in stitching tiling store loader importers evaluation; do \
+	@for name in stitching tiling store loader importers evaluation losses detectors; do \
 	  echo "== $$name"; \
 	  .venv-bench/bin/python scripts/bench_$$name.py --json build/bench/$$name.json || exit 1; \
 	done

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsi_detect import artifact
 from wsi_detect.detectors.bundle import load_bundle, save_bundle
-from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.detectors.info import CARD, WEIGHTS, DetectorInfo
 from wsi_detect.evaluation.baseline import DarkBlobs
 from wsi_detect.evaluation.evaluate import WholeImage, evaluate_fields
@@ -68,7 +68,7 @@ def measure(detector: FieldDetector, options: argparse.Namespace, scale: float) 
     return evaluate_fields(detector, options.coco, options.images, EvaluationConfig(rescale=scale))
 
 
-def gflop(model: DenseDetector, side: int) -> float:
+def gflop(model: nn.Module, side: int) -> float:
     """Billion floating-point operations for one patch, two a multiply-add, by torch's counter."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()([torch.zeros(3, side, side, dtype=torch.uint8)])

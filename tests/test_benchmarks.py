@@ -18,6 +18,8 @@ EXPECTED = {
     "bench_store.py": "",
     "bench_loader.py": "",
     "bench_importers.py": "ours/geojson/cpu_s",
+    "bench_losses.py": "added/bundled/grad_libra",
+    "bench_detectors.py": "retinanet/step/ratio",
 }
 
 

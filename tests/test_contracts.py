@@ -43,6 +43,7 @@ from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.testing.perfect import classes_of, perfect_table
 from wsi_detect.testing.pyramid import write_pyramid
 from wsi_detect.testing.sdpc import write_sdpc
+from wsi_detect.testing.tiny_detectors import RATES, STEPS, TINY
 from wsi_detect.tiling.grid import TileGrid
 
 WIDTH, HEIGHT = 700, 530
@@ -205,21 +206,14 @@ def test_loss(name):
     check_loss(LOSSES[name])
 
 
-#: Detector → options that make it small; a detector that is not here is tried as it comes.
-TINY = {
-    "fcos": {
-        "first_stage": 2,
-        "last_stage": 2,
-        "extra_levels": 0,
-        "keep_levels": 1,
-        "channels": 32,
-        "tower_depth": 1,
-        "norm": "group",
-        "input_scale": 0.5,
-    }
-}
+#: Detectors whose contract is cheap enough for every run; one without anchors, one with.
+QUICK = ("fcos", "retinanet")
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS]
+)
 def test_detector(name):
-    check_detector(lambda num_classes: DETECTORS[name](num_classes, TINY.get(name, {})))
+    assert name in TINY, "add options that make it small to testing/tiny_detectors.py"
+    build = DETECTORS[name]
+    check_detector(lambda classes: build(classes, TINY[name]), learning_rate=RATES[name], steps=STEPS[name])

@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 
+from wsi_detect.data.rates import rates_table, realised_rates
+from wsi_detect.data.repeats import class_repeats, image_frequency, instance_frequency, patch_repeats
 from wsi_detect.data.samplers import (
     SAMPLERS,
     EpochSampler,
     class_aware,
-    rates_table,
-    realised_rates,
+    instance_aware,
     repeat_factor,
+    square_root,
     uniform,
 )
 from wsi_detect.errors import ConfigError
@@ -26,6 +28,15 @@ COUNTS = np.array([[3, 0], [1, 0], [2, 0], [1, 5], [0, 0], [0, 0]])
         pytest.param(uniform(COUNTS, 0.0), [0.25, 0.25, 0.25, 0.25, 0, 0], id="no background"),
         # Half of 0.8 to each class: class 0 gives 0.1 to each of 4, class 1 gives 0.4 to one.
         pytest.param(class_aware(COUNTS, 0.2), [0.1, 0.1, 0.1, 0.5, 0.1, 0.1], id="class aware"),
+        # Per patch 1/2 of class 0 (4 patches) and 1 of class 1 (one patch): 1/2, 1/2, 1/2, 3/2, of 3.
+        pytest.param(square_root(COUNTS, 0.4), [0.1, 0.1, 0.1, 0.3, 0.2, 0.2], id="square root"),
+        # f = sqrt((1, 1/4) x (7/12, 5/12)); t = 7 makes r of class 0 sqrt(7 / sqrt(7/12)).
+        pytest.param(
+            instance_aware(COUNTS, 0.0, threshold=7.0),
+            np.array([*[(7 / (7 / 12) ** 0.5) ** 0.5] * 3, (7 / (5 / 48) ** 0.5) ** 0.5, 0, 0])
+            / (3 * (7 / (7 / 12) ** 0.5) ** 0.5 + (7 / (5 / 48) ** 0.5) ** 0.5),
+            id="instance aware, t given",
+        ),
         # f = (1, 1/4), t = 4: r = (2, 4).
         pytest.param(repeat_factor(COUNTS, 0.5, threshold=4.0), [0.1, 0.1, 0.1, 0.2, 0.25, 0.25], id="repeat, t given"),
         # t = 16 x 1/4 = 4: the same without a threshold; background has r = 1, of 2 + 2 + 2 + 4 + 1 + 1.
@@ -53,7 +64,7 @@ def test_weights_are_a_distribution(name, background_share, counts):
         assert weights[empty].sum() == pytest.approx(background_share)
 
 
-@pytest.mark.parametrize("name", ["class_aware", "repeat_factor"])
+@pytest.mark.parametrize("name", ["class_aware", "instance_aware", "repeat_factor", "square_root"])
 def test_the_tail_rises(name):
     rng = np.random.default_rng(0)
     counts = (rng.random((500, 3)) < [0.9, 0.2, 0.02]).astype(int)
@@ -71,6 +82,7 @@ def test_the_tail_rises(name):
         lambda: uniform(COUNTS, 1.5),
         lambda: uniform(-COUNTS),
         lambda: repeat_factor(COUNTS, threshold=0.0),
+        lambda: instance_aware(COUNTS, threshold=-1.0),
         lambda: EpochSampler(np.zeros(3), 4, 0),
         lambda: EpochSampler(np.ones(3), 1, 0, world=2),
     ],
@@ -109,7 +121,42 @@ def test_processes_share_an_epoch_without_overlap():
     alone = list(EpochSampler(np.ones(30), 30, 5))
     parts = [list(EpochSampler(np.ones(30), 30, 5, rank=rank, world=3)) for rank in range(3)]
     assert [len(part) for part in parts] == [10, 10, 10]
-    assert sorted(draw for part in parts for draw in part) == sorted(alone)
+    # The n-th batch of all together is what one process with the joined batch size would draw.
+    assert [draw for draws in zip(*parts, strict=True) for draw in draws] == alone
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("start", [0, 1, 7])
+def test_processes_go_on_in_the_middle_of_an_epoch(world, start):
+    for rank in range(world):
+        whole = list(EpochSampler(np.ones(30), 31, 5, rank=rank, world=world))
+        again = EpochSampler(np.ones(30), 31, 5, rank=rank, world=world)
+        again.start = start
+        assert list(again) == whole[start:]
+        again.set_epoch(1)
+        assert {draw.epoch for draw in again} == {1}
+
+
+def test_repeat_factors_written_out():
+    """Class 0 in 2 of 4 patches and 4 of 5 cells, class 1 in 1 and 1, class 2 nowhere."""
+    counts = np.array([[3, 0, 0], [1, 1, 0], [0, 0, 0], [0, 0, 0]])
+    assert image_frequency(counts).tolist() == [0.5, 0.25, 0.0]
+    assert instance_frequency(counts).tolist() == [0.8, 0.2, 0.0]
+    assert instance_frequency(counts * 0).tolist() == [0.0, 0.0, 0.0]
+    repeats = class_repeats(image_frequency(counts), 1.0)
+    assert repeats.tolist() == pytest.approx([2**0.5, 2.0, 1.0])
+    assert patch_repeats(counts, repeats).tolist() == pytest.approx([2**0.5, 2.0, 1.0, 1.0])
+    assert class_repeats(image_frequency(counts), 0.1).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_rare_patches_are_repeated_by_stochastic_rounding():
+    """r = 2.5 of one patch against 1 of four: 2 or 3 draws of every 6.5, half of the epochs each."""
+    weights = np.array([2.5, 1, 1, 1, 1])
+    drawn = [np.bincount(EpochSampler(weights, 13, seed).order(0), minlength=5) for seed in range(200)]
+    assert {int(row[0]) for row in drawn} == {5}
+    drawn = [np.bincount(EpochSampler(weights, 6, seed).order(0), minlength=5)[0] for seed in range(400)]
+    assert set(drawn) == {2, 3}
+    assert np.mean(drawn) == pytest.approx(6 * 2.5 / 6.5, abs=0.08)
 
 
 def test_start_counts_for_one_iteration():

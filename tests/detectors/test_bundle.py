@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from wsi_detect.detectors.bundle import load_bundle, read_info, save_bundle
-from wsi_detect.detectors.fcos import FCOSConfig, fcos
+from wsi_detect.detectors.fcos import fcos
 from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, ModelError, UnmappedLabelError
 
@@ -29,7 +29,7 @@ INFO = DetectorInfo(
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return fcos(2, FCOSConfig(**OPTIONS))
+    return fcos(2, OPTIONS)
 
 
 @pytest.mark.parametrize(("half", "tolerance"), [(False, 0.0), (True, 1e-3)])

@@ -6,8 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from wsi_detect.detectors import build_detector
 from wsi_detect.detectors.assign import assign_centre, inside_any
-from wsi_detect.detectors.dense import SelectionConfig
-from wsi_detect.detectors.fcos import FCOSConfig, fcos
+from wsi_detect.detectors.fcos import fcos
 from wsi_detect.detectors.points import pyramid_points
 from wsi_detect.errors import ConfigError, UnknownKeyError
 
@@ -54,12 +53,12 @@ def test_a_distance_of_exactly_the_limit_belongs_to_no_level():
 
 def test_no_boxes_means_all_background():
     assert assign_centre(grid(), torch.zeros(0, 4)).unique().tolist() == [-1]
-    assert not inside_any(grid(), torch.zeros(0, 4)).any()
+    assert not inside_any(grid().xy, torch.zeros(0, 4)).any()
 
 
 def test_ignored_boxes_take_no_part_in_the_classification_loss():
     torch.manual_seed(0)
-    model = fcos(2, FCOSConfig(**TINY)).train()
+    model = fcos(2, TINY).train()
     images = [torch.rand(3, 64, 64)]
     target = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     everywhere = {**target, "ignore_boxes": torch.tensor([[-1.0, -1.0, 65.0, 65.0]])}
@@ -69,7 +68,7 @@ def test_ignored_boxes_take_no_part_in_the_classification_loss():
 
 
 def test_a_box_without_area_is_refused():
-    model = fcos(2, FCOSConfig(**TINY)).train()
+    model = fcos(2, TINY).train()
     target = {"boxes": torch.tensor([[5.0, 5.0, 5.0, 9.0]]), "labels": torch.tensor([0])}
     with pytest.raises(ValueError, match="image 0 of the batch has a box without area"):
         model([torch.rand(3, 64, 64)], [target])
@@ -77,8 +76,7 @@ def test_a_box_without_area_is_refused():
 
 @pytest.mark.parametrize(("nms", "expected"), [("class", [(0, 0.9), (1, 0.8)]), ("agnostic", [(0, 0.9)])])
 def test_selection(nms, expected):
-    selection = SelectionConfig(score_threshold=0.3, nms=nms)
-    model = fcos(2, FCOSConfig(**TINY, selection=selection))
+    model = fcos(2, {**TINY, "selection": {"score_threshold": 0.3, "nms": nms}})
     points = pyramid_points([(1, 3)], [8], torch.device("cpu"))
     boxes = torch.tensor([[0.0, 0, 20, 20], [1, 0, 21, 20], [-5, 40, 20, 90]])
     scores = torch.tensor([[0.9, 0.2], [0.5, 0.8], [0.1, 0.3]])
@@ -91,7 +89,7 @@ def test_selection(nms, expected):
 def test_half_scale_boxes_come_back_in_patch_px():
     torch.manual_seed(0)
     options = {**TINY, "input_scale": 0.5, "prior": 0.9}
-    model = fcos(1, FCOSConfig(**options)).eval()
+    model = fcos(1, options).eval()
     with torch.no_grad():
         found = model([torch.randint(0, 255, (3, 128, 128), dtype=torch.uint8)])[0]
         levels = model.backbone(model.prepare([torch.zeros(3, 128, 128)]))
@@ -102,9 +100,18 @@ def test_half_scale_boxes_come_back_in_patch_px():
 
 
 def test_uint8_and_float_images_are_the_same_image():
-    model = fcos(1, FCOSConfig(**TINY)).eval()
+    model = fcos(1, TINY).eval()
     pixels = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
     torch.testing.assert_close(model.prepare([pixels]), model.prepare([pixels.float() / 255]))
+
+
+def test_images_of_several_sizes_share_a_padded_batch():
+    model = fcos(1, TINY).eval()
+    small, large = torch.rand(3, 40, 70), torch.rand(3, 64, 30)
+    batch = model.prepare([small, large])
+    assert batch.shape == (2, 3, 64, 96)
+    torch.testing.assert_close(batch[0, :, :40, :70], model.prepare([small])[0, :, :40, :70])
+    assert batch[0, :, 40:].abs().max() == batch[1, :, :, 30:].abs().max() == 0
 
 
 def test_unknown_names_are_refused():
@@ -117,7 +124,7 @@ def test_unknown_names_are_refused():
 
 
 def test_cost_can_be_counted():
-    model = fcos(6, FCOSConfig(**{**TINY, "channels": 128, "tower_depth": 2, "input_scale": 0.5})).eval()
+    model = fcos(6, {**TINY, "channels": 128, "tower_depth": 2, "input_scale": 0.5}).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model([torch.zeros(3, 1024, 1024, dtype=torch.uint8)])
     assert 5e9 < counter.get_total_flops() < 150e9

@@ -6,8 +6,7 @@ from torchvision.models import detection, resnet18
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from wsi_detect.detectors.dense import SelectionConfig
-from wsi_detect.detectors.fcos import FCOSConfig, fcos
+from wsi_detect.detectors.fcos import fcos
 
 SIDE = 128
 RENAMES = (
@@ -38,8 +37,7 @@ def pair():
     # Random heads give flat scores; spread them so that the selection has something to choose from.
     torch.nn.init.normal_(theirs.head.classification_head.cls_logits.weight, std=0.2)
     torch.nn.init.constant_(theirs.head.classification_head.cls_logits.bias, -1.0)
-    selection = SelectionConfig(score_threshold=0.2, detections_per_image=100)
-    ours = fcos(6, FCOSConfig(selection=selection))
+    ours = fcos(6, {"selection": {"score_threshold": 0.2, "detections_per_image": 100}})
     ours.load_state_dict({own_key(key): value for key, value in theirs.state_dict().items()})
     return theirs, ours
 

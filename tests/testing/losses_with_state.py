@@ -15,17 +15,38 @@ class Running(BCELoss):
 
     def forward(self, logits, targets, *, valid, image, normaliser):
         loss = super().forward(logits, targets, valid=valid, image=image, normaliser=normaliser)
-        self.level += self.shared(loss.detach() * 1e-6)
-        return loss * self.level.clone()
+        level = self.level.clone()
+        self.level += self.shared(loss.detach() * 1e-3)
+        return loss * level
 
     def shared(self, value):
         return value
 
 
-class Reduced(Running):
-    """The same, reduced over the processes."""
+class Summed(Running):
+    """The same, added up over the processes: as many times too much as there are processes."""
 
     def shared(self, value):
         if distributed.is_initialized():
             distributed.all_reduce(value)
         return value
+
+
+class Reduced(Running):
+    """The same, averaged over the processes."""
+
+    def shared(self, value):
+        if distributed.is_initialized():
+            distributed.all_reduce(value)
+            return value / distributed.get_world_size()
+        return value
+
+
+class PerProcess(BCELoss):
+    """Brings its own divisor: the positives of this process, whatever the others have."""
+
+    own_normaliser = True
+
+    def forward(self, logits, targets, *, valid, image, normaliser):
+        count = (targets[valid] > 0).sum().clamp(min=1)
+        return super().forward(logits, targets, valid=valid, image=image, normaliser=count)

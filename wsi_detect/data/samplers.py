@@ -4,16 +4,22 @@ A sampler is a function (counts (P, K), background_share) → weights (P,), not 
 any cell have their own quota: `background_share` of all draws, or their natural share when it is None.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_detect.data.repeats import (
+    Counts,
+    Weights,
+    checked_counts,
+    class_repeats,
+    image_frequency,
+    instance_frequency,
+    patch_repeats,
+)
 from wsi_detect.errors import ConfigError
-
-Counts = NDArray[np.integer]
-Weights = NDArray[np.float64]
 
 #: With no threshold given, the rarest class is drawn about this many times as often as it occurs.
 RAREST_GAIN = 4.0
@@ -26,7 +32,7 @@ def uniform(counts: Counts, background_share: float | None = None) -> Weights:
         counts: (P, K) cells of each class in each patch.
         background_share: share of draws without cells, in [0, 1]; None for their natural share.
     """
-    checked = _checked(counts)
+    checked = checked_counts(counts)
     return _with_quota(checked, np.ones(len(checked)), background_share)
 
 
@@ -36,18 +42,31 @@ def class_aware(counts: Counts, background_share: float | None = None) -> Weight
     Shen, Lin, Huang, "Relay Backpropagation for Effective Learning of Deep CNNs", ECCV 2016, as weights. A patch with
     several classes collects the share of each. Classes without any patch are left out.
     """
-    checked = _checked(counts)
+    checked = checked_counts(counts)
     present = checked > 0
     per_class = present.sum(axis=0)
     shares = np.divide(1.0, per_class, out=np.zeros(len(per_class)), where=per_class > 0)
     return _with_quota(checked, present @ shares, background_share)
 
 
+def square_root(counts: Counts, background_share: float | None = None) -> Weights:
+    """Every class a share of the draws that goes with the root of its patches, divided evenly among them.
+
+    Square-root sampling (Mahajan et al., ECCV 2018; Kang et al., "Decoupling", ICLR 2020, eq. 1 with q = 1/2), as
+    weights: halfway between `uniform` and `class_aware`. A patch with several classes collects the share of each.
+    """
+    checked = checked_counts(counts)
+    present = checked > 0
+    per_class = present.sum(axis=0)
+    shares = np.divide(1.0, np.sqrt(per_class), out=np.zeros(len(per_class)), where=per_class > 0)
+    return _with_quota(checked, present @ shares, background_share)
+
+
 def repeat_factor(counts: Counts, background_share: float | None = None, *, threshold: float | None = None) -> Weights:
     """Patches with a rare class more often: r = max over its classes of max(1, sqrt(t / f_c)).
 
-    Gupta, Dollár, Girshick, "LVIS", CVPR 2019, equation in section 4. f_c is the share of patches with cells that
-    contain class c: the empty ones, most of a slide, would otherwise make every class rare.
+    Repeat factor sampling, RFS (Gupta, Dollár, Girshick, "LVIS", CVPR 2019, equation in section 4). f_c is the share of
+    patches with cells that contain class c: the empty ones, most of a slide, would otherwise make every class rare.
 
     Args:
         counts: (P, K) cells of each class in each patch.
@@ -57,29 +76,41 @@ def repeat_factor(counts: Counts, background_share: float | None = None, *, thre
     Raises:
         ConfigError: the threshold is not positive.
     """
-    if threshold is not None and not threshold > 0:
-        raise ConfigError(f"repeat factor threshold must be positive, got {threshold}")
-    checked = _checked(counts)
-    present = checked > 0
-    filled = int(present.any(axis=1).sum())
-    frequency = present.sum(axis=0) / max(filled, 1)
-    seen = frequency > 0
-    if not seen.any():
-        return uniform(checked, background_share)
-    t = threshold if threshold is not None else RAREST_GAIN**2 * float(frequency[seen].min())
-    repeat = np.ones(len(frequency))
-    repeat[seen] = np.maximum(1.0, np.sqrt(t / frequency[seen]))
-    factors = np.where(present, repeat, 1.0).max(axis=1)
-    if background_share is None:
-        return np.asarray(factors / factors.sum())
-    return _with_quota(checked, factors, background_share)
+    checked = checked_counts(counts)
+    filled = checked[checked.any(axis=1)]
+    frequency = image_frequency(filled) if len(filled) else np.zeros(checked.shape[1])
+    return _repeated(checked, frequency, background_share, threshold)
+
+
+def instance_aware(counts: Counts, background_share: float | None = None, *, threshold: float | None = None) -> Weights:
+    """As `repeat_factor`, f_c being the geometric mean of the share of patches and the share of cells of class c.
+
+    Instance-aware repeat factor sampling, IRFS (Yaman et al., arXiv 2305.08069). A class of few cells that lie in many
+    patches, or of many cells in few patches, is neither as common nor as rare as one of the two shares says.
+
+    Args:
+        counts: as in `repeat_factor`.
+        background_share: as in `repeat_factor`.
+        threshold: t; None chooses it so that the rarest class present has r = `RAREST_GAIN`.
+
+    Raises:
+        ConfigError: the threshold is not positive.
+    """
+    checked = checked_counts(counts)
+    filled = checked[checked.any(axis=1)]
+    frequency = np.zeros(checked.shape[1])
+    if len(filled):
+        frequency = np.sqrt(image_frequency(filled) * instance_frequency(filled))
+    return _repeated(checked, frequency, background_share, threshold)
 
 
 #: Name → function; options of a function's own are keyword arguments with defaults.
 SAMPLERS: dict[str, Callable[..., Weights]] = {
     "uniform": uniform,
     "class_aware": class_aware,
+    "square_root": square_root,
     "repeat_factor": repeat_factor,
+    "instance_aware": instance_aware,
 }
 
 
@@ -157,66 +188,19 @@ class EpochSampler:
         return np.asarray(rng.permutation(chosen), dtype=np.int64)
 
 
-class RateRow(NamedTuple):
-    """How often a class occurs and how often it is drawn; `label` is a class, or `background`.
-
-    `cells_per_patch` is the mean number of its cells in a drawn patch.
-    """
-
-    label: str
-    patches: int
-    cells: int
-    natural_share: float
-    drawn_share: float
-    cells_per_patch: float
-
-
-def realised_rates(counts: Counts, weights: Weights, classes: Sequence[str]) -> tuple[RateRow, ...]:
-    """Hold what a sampler draws against what there is.
-
-    Args:
-        counts: (P, K) cells of each class in each patch.
-        weights: (P,) of a sampler, or the number of times each row was drawn; any scale.
-        classes: (K,) names.
-    """
-    checked = _checked(counts)
-    w = np.asarray(weights, dtype=np.float64) / max(float(np.sum(weights)), 1e-300)
-    present = checked > 0
-    rows = [
-        RateRow(
-            label=name,
-            patches=int(present[:, k].sum()),
-            cells=int(checked[:, k].sum()),
-            natural_share=float(present[:, k].mean()),
-            drawn_share=float(w @ present[:, k]),
-            cells_per_patch=float(w @ checked[:, k]),
-        )
-        for k, name in enumerate(classes)
-    ]
-    empty = ~present.any(axis=1)
-    rows.append(RateRow("background", int(empty.sum()), 0, float(empty.mean()), float(w @ empty), 0.0))
-    return tuple(rows)
-
-
-def rates_table(rows: Sequence[RateRow]) -> str:
-    """Lay out realised rates as text, one class a line."""
-    width = max(len(row.label) for row in rows)
-    head = f"{'class':<{width}}  patches   cells  natural   drawn  drawn/natural  cells a patch"
-    lines = [head, "-" * len(head)]
-    for row in rows:
-        gain = f"{row.drawn_share / row.natural_share:.2f}" if row.natural_share else "-"
-        shares = f"{row.natural_share:>7.1%}  {row.drawn_share:>6.1%}  {gain:>13}"
-        lines.append(f"{row.label:<{width}}  {row.patches:>7}  {row.cells:>6}  {shares}  {row.cells_per_patch:>13.2f}")
-    return "\n".join(lines)
-
-
-def _checked(counts: Counts) -> NDArray[np.int64]:
-    c = np.asarray(counts)
-    if c.ndim != 2 or not len(c):
-        raise ConfigError(f"class counts must be (patches, classes) with at least one patch, got shape {c.shape}")
-    if (c < 0).any():
-        raise ConfigError("class counts cannot be negative")
-    return c.astype(np.int64)
+def _repeated(
+    counts: NDArray[np.int64], frequency: Weights, background_share: float | None, threshold: float | None
+) -> Weights:
+    if threshold is not None and not threshold > 0:
+        raise ConfigError(f"repeat factor threshold must be positive, got {threshold}")
+    seen = frequency > 0
+    if not seen.any():
+        return uniform(counts, background_share)
+    t = threshold if threshold is not None else RAREST_GAIN**2 * float(frequency[seen].min())
+    factors = patch_repeats(counts, class_repeats(frequency, t))
+    if background_share is None:
+        return np.asarray(factors / factors.sum())
+    return _with_quota(counts, factors, background_share)
 
 
 def _with_quota(counts: NDArray[np.int64], factors: NDArray[np.float64], background_share: float | None) -> Weights:

@@ -5,25 +5,25 @@ float32 again once loaded.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from wsi_detect import artifact
 from wsi_detect.detectors import build_detector
-from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.detectors.info import CARD, CONFIG, WEIGHTS, DetectorInfo, default_bundle, read_info
 from wsi_detect.errors import MissingArtifactError, ModelError
+from wsi_detect.losses import LOSSES
 
-__all__ = ["default_bundle", "load_bundle", "read_info", "save_bundle"]
+__all__ = ["default_bundle", "load_bundle", "put_weights", "read_info", "save_bundle", "trained_weights"]
 
 
-def save_bundle(
-    folder: Path, model: DenseDetector, info: DetectorInfo, card: str, *, half: bool = False
-) -> DetectorInfo:
+def save_bundle(folder: Path, model: nn.Module, info: DetectorInfo, card: str, *, half: bool = False) -> DetectorInfo:
     """Write a bundle.
 
     Args:
@@ -36,7 +36,7 @@ def save_bundle(
     Returns:
         The facts as written.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    state = {name: value.detach().cpu().contiguous() for name, value in trained_weights(model).items()}
     if half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     raw = save(state)
@@ -49,7 +49,7 @@ def save_bundle(
     return written
 
 
-def load_bundle(folder: Path) -> tuple[DenseDetector, DetectorInfo]:
+def load_bundle(folder: Path) -> tuple[nn.Module, DetectorInfo]:
     """Read a bundle.
 
     Returns:
@@ -73,8 +73,7 @@ def load_bundle(folder: Path) -> tuple[DenseDetector, DetectorInfo]:
         state = load_file(path)
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file ({error})") from error
-    expected = model.state_dict()
-    wrong = sorted(set(expected) ^ set(state)) or [k for k in expected if expected[k].shape != state[k].shape]
+    wrong = put_weights(model, state)
     if wrong:
         raise ModelError(
             f"{path} does not fit the detector in {CONFIG}: {len(wrong)} entries differ, first {wrong[0]!r}"
@@ -82,5 +81,23 @@ def load_bundle(folder: Path) -> tuple[DenseDetector, DetectorInfo]:
     infinite = [name for name, value in state.items() if not bool(torch.isfinite(value.float()).all())]
     if infinite:
         raise ModelError(f"{path} holds weights that are not finite, first {infinite[0]!r}")
-    model.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()})
     return model.eval(), info
+
+
+def trained_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state of a detector without what its loss has counted so far: that belongs to a checkpoint of training."""
+    own = tuple(f"{name}." for name, module in model.named_modules() if type(module) in LOSSES.values())
+    return {name: value for name, value in model.state_dict().items() if not name.startswith(own)}
+
+
+def put_weights(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Put `trained_weights` into a detector, in its own precision; its loss keeps what it has counted.
+
+    Returns:
+        Names that one of the two lacks or has in another shape; if there are any, the detector is as it was.
+    """
+    expected = trained_weights(model)
+    wrong = sorted(set(expected) ^ set(state)) or [k for k in expected if expected[k].shape != state[k].shape]
+    if not wrong:
+        model.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()}, strict=False)
+    return wrong

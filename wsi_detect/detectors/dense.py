@@ -1,29 +1,30 @@
 """One-stage detectors by composition: prepare → backbone → head → losses, or → decode → suppress.
 
 The outside contract is torchvision's: in training `model(images, targets)` gives a dict of losses, in evaluation
-`model(images)` gives a list of {"boxes", "scores", "labels"} (and "class_scores"). Images are uint8, or float in
-[0, 1], (3, H, W) in patch px; normalisation and the input scale live in here, so every runtime takes the same pixels.
+`model(images)` gives a list of {"boxes", "scores", "labels"} (and "class_scores", and "finite", whether all that the
+network said of the image is a number). Images are uint8, or float in [0, 1], (3, H, W) in patch px; normalisation and
+the input scale live in here.
 """
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torchvision.ops import batched_nms, nms
 
-from wsi_detect.config import Config
+from wsi_detect.detectors.matching import Target
 from wsi_detect.detectors.points import PyramidPoints, pyramid_points
+from wsi_detect.detectors.preparation import Preparation
+from wsi_detect.detectors.selection import SelectionConfig, select
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
-
-Target = dict[str, Tensor]
+__all__ = ["DenseDetector", "DenseHead", "DensePart", "SelectionConfig", "Target"]
 
 
 class DenseHead(Protocol):
-    """What a head must offer; boxes in and out are network-input px."""
+    """What a head must offer; boxes in and out are network-input px.
+
+    A point may have several anchors: A is then the number of anchors, those of a point next to each other.
+    """
 
     def __call__(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """Levels → raw outputs, each (B, A, ...), points in pyramid order."""
@@ -36,16 +37,6 @@ class DenseHead(Protocol):
     def decode(self, outputs: dict[str, Tensor], points: PyramidPoints) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) and class scores (B, A, K)."""
         ...
-
-
-class SelectionConfig(Config):
-    """How raw outputs become detections."""
-
-    score_threshold: float = 0.05
-    candidates_per_level: int = 1000
-    nms_iou: float = 0.6
-    nms: Literal["class", "agnostic"] = "class"
-    detections_per_image: int = 300
 
 
 class DenseDetector(nn.Module):
@@ -67,8 +58,7 @@ class DenseDetector(nn.Module):
         self.head = head
         self.selection = selection
         self.input_scale = input_scale
-        self.register_buffer("mean", torch.tensor(_MEAN).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(_STD).view(3, 1, 1), persistent=False)
+        self.preparation = Preparation(input_scale)
 
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Target] | None = None
@@ -78,94 +68,58 @@ class DenseDetector(nn.Module):
         Raises:
             ValueError: no targets in training, or a box without area.
         """
-        batch = self.prepare(images)
-        levels = self.backbone(batch)
-        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
-        points = pyramid_points(shapes, self.backbone.strides, batch.device)  # type: ignore[arg-type]
-        # Losses and scores in float32 whatever the precision of the convolutions.
-        outputs = {name: value.float() for name, value in self.head(levels).items()}
+        outputs, points = self._outputs(self.prepare(images))
         if self.training:
             if targets is None:
                 raise ValueError("targets are needed in training mode")
             losses: dict[str, Tensor] = self.head.losses(  # type: ignore[operator]
-                outputs, points, [self._scaled(target, k) for k, target in enumerate(targets)]
+                outputs, points, self.preparation.targets(targets)
             )
             return losses
+        finite = torch.stack([torch.isfinite(value.flatten(1)).all(dim=1) for value in outputs.values()]).all(dim=0)
         boxes, scores = self.head.decode(outputs, points)  # type: ignore[operator]
         return [
-            self.select(boxes[k] / self.input_scale, scores[k], points, (image.shape[-2], image.shape[-1]))
+            {
+                **self.select(boxes[k] / self.input_scale, scores[k], points, (image.shape[-2], image.shape[-1])),
+                "finite": finite[k],
+            }
             for k, image in enumerate(images)
         ]
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
         """Images (3, H, W) uint8 or float in [0, 1] → one normalised batch, padded right and below to 32s."""
-        ready = []
-        for image in images:
-            pixels = image.float() / 255 if image.dtype == torch.uint8 else image
-            if self.input_scale == 0.5 and pixels.shape[-1] % 2 == 0 and pixels.shape[-2] % 2 == 0:
-                pixels = F.avg_pool2d(pixels[None], 2)[0]
-            elif self.input_scale != 1.0:
-                pixels = F.interpolate(
-                    pixels[None], scale_factor=self.input_scale, mode="bilinear", antialias=True, align_corners=False
-                )[0]
-            ready.append((pixels - self.mean) / self.std)  # type: ignore[operator]
-        height = -(-max(image.shape[-2] for image in ready) // 32) * 32
-        width = -(-max(image.shape[-1] for image in ready) // 32) * 32
-        batch = ready[0].new_zeros(len(ready), 3, height, width)
-        for slot, image in zip(batch, ready, strict=True):
-            slot[:, : image.shape[-2], : image.shape[-1]] = image
+        batch: Tensor = self.preparation(images)
         return batch
+
+    def dense(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Everything before suppression: pixels (B, 3, H, W) → boxes (B, A, 4) in patch px, class scores (B, A, K)."""
+        outputs, points = self._outputs(self.preparation.padded(pixels))
+        boxes, scores = self.head.decode(outputs, points)  # type: ignore[operator]
+        return boxes / self.input_scale, scores
 
     def select(
         self, boxes: Tensor, class_scores: Tensor, points: PyramidPoints, size: tuple[int, int]
     ) -> dict[str, Tensor]:
-        """Detections of one image.
+        """Detections of one image from boxes (A, 4) in patch px and scores (A, K); see `selection.select`."""
+        anchors = len(class_scores) // len(points.xy)
+        return select(boxes, class_scores, [count * anchors for count in points.sizes], size, self.selection)
 
-        Args:
-            boxes: (A, 4) xyxy, patch px.
-            class_scores: (A, K) in [0, 1].
-            points: for the sizes of the levels.
-            size: (height, width) of the image in patch px.
+    def _outputs(self, batch: Tensor) -> tuple[dict[str, Tensor], PyramidPoints]:
+        levels = self.backbone(batch)
+        shapes = [(level.shape[-2], level.shape[-1]) for level in levels]
+        points = pyramid_points(shapes, self.backbone.strides, batch.device)  # type: ignore[arg-type]
+        # Losses and scores in float32 whatever the precision of the convolutions.
+        return {name: value.float() for name, value in self.head(levels).items()}, points
 
-        Returns:
-            boxes (N, 4), scores (N,), labels (N,) int64, class_scores (N, K); best first.
-        """
-        rule = self.selection
-        agnostic = rule.nms == "agnostic"
-        rows, labels, values = [], [], []
-        start = 0
-        for count in points.sizes:
-            level = class_scores[start : start + count]
-            entries = level.max(dim=1).values if agnostic else level.flatten()
-            index = torch.where(entries > rule.score_threshold)[0]
-            best, order = entries[index].sort(descending=True, stable=True)
-            index = index[order[: rule.candidates_per_level]]
-            columns = level.shape[1]
-            row = index if agnostic else torch.div(index, columns, rounding_mode="floor")
-            rows.append(row + start)
-            labels.append(level[row].argmax(dim=1) if agnostic else index % columns)
-            values.append(best[: rule.candidates_per_level])
-            start += count
-        row, label, score = torch.cat(rows), torch.cat(labels), torch.cat(values)
-        height, width = size
-        limit = boxes.new_tensor([width, height, width, height])
-        chosen = torch.minimum(boxes[row].clamp(min=0), limit)
-        keep = nms(chosen, score, rule.nms_iou) if agnostic else batched_nms(chosen, score, label, rule.nms_iou)
-        keep = keep[: rule.detections_per_image]
-        return {
-            "boxes": chosen[keep],
-            "scores": score[keep],
-            "labels": label[keep],
-            "class_scores": class_scores[row[keep]],
-        }
 
-    def _scaled(self, target: Target, number: int) -> Target:
-        boxes = target["boxes"].float()
-        if len(boxes) and not bool((boxes[:, 2:] > boxes[:, :2]).all()):
-            raise ValueError(f"image {number} of the batch has a box without area")
-        ignore = target.get("ignore_boxes", boxes.new_zeros(0, 4))
-        return {
-            "boxes": boxes * self.input_scale,
-            "labels": target["labels"],
-            "ignore_boxes": ignore.float() * self.input_scale,
-        }
+class DensePart(nn.Module):
+    """What of a detector can become one graph without Python in it: suppression has an output of unknown size."""
+
+    def __init__(self, detector: nn.Module) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B, 3, H, W) → boxes (B, A, 4) in patch px and their scores."""
+        boxes, scores = self.detector.dense(pixels)  # type: ignore[operator]
+        return boxes, scores

@@ -4,64 +4,51 @@ With group norm, five levels and the focal loss it gives torchvision's losses an
 The classification loss is an argument.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from wsi_detect.config import Config
-from wsi_detect.detectors.assign import assign_centre, inside_any
-from wsi_detect.detectors.backbone import FeaturePyramid, PyramidBackbone, residual_stages
+from wsi_detect.detectors.assign import assign_centre
 from wsi_detect.detectors.box_coding import boxes_from_distances, centreness
-from wsi_detect.detectors.dense import DenseDetector, SelectionConfig, Target
+from wsi_detect.detectors.config import (
+    BoxLoss,
+    DetectorConfig,
+    build_backbone,
+    build_box_loss,
+    build_loss,
+    prior_bias,
+    read_config,
+    read_head,
+)
+from wsi_detect.detectors.dense import DenseDetector
+from wsi_detect.detectors.matching import Target, classify, match_batch
 from wsi_detect.detectors.points import PyramidPoints
-from wsi_detect.detectors.tower import Norm, conv_tower
-from wsi_detect.losses import BOX_LOSSES, LOSSES
+from wsi_detect.detectors.tower import conv_tower, output_layer, rows
+from wsi_detect.losses import class_scores, shared_normaliser
+
+#: The common defaults are FCOS's own.
+DEFAULTS: dict[str, Any] = {}
 
 
 class FCOSConfig(Config):
-    """Everything that makes one FCOS differ from another."""
-
-    backbone: str = "resnet18"
-    weights: str | None = None
-    #: None: frozen exactly when there are pretrained weights.
-    frozen_norm: bool | None = None
-    first_stage: int = Field(2, ge=1, le=4)
-    last_stage: int = Field(4, ge=1, le=4)
-    extra_levels: int = Field(2, ge=0, le=2)
-    keep_levels: int | None = Field(None, ge=1)
-    channels: int = 256
-    tower_depth: int = 4
-    norm: Norm = "group"
-    prior: float = Field(0.01, gt=0, lt=1)
-    loss: str = "focal"
-    loss_options: dict[str, Any] = Field(default_factory=dict)
-    box_loss: str = "giou"
-    input_scale: float = Field(1.0, gt=0, le=1)
-    selection: SelectionConfig = SelectionConfig()
+    """FCOS has no options of its own."""
 
 
 class FCOSHead(nn.Module):
     """Two towers; classes on one, box distances and centreness on the other; shared by all levels."""
 
-    def __init__(
-        self, config: FCOSConfig, num_classes: int, loss: nn.Module, box_loss: Callable[[Tensor, Tensor], Tensor]
-    ) -> None:
+    def __init__(self, config: DetectorConfig, num_classes: int, loss: nn.Module, box_loss: BoxLoss) -> None:
         super().__init__()
         channels = config.channels
         self.cls_tower = conv_tower(channels, config.tower_depth, config.norm)
         self.box_tower = conv_tower(channels, config.tower_depth, config.norm)
-        self.cls = nn.Conv2d(channels, num_classes, 3, padding=1)
-        self.box = nn.Conv2d(channels, 4, 3, padding=1)
-        self.ctr = nn.Conv2d(channels, 1, 3, padding=1)
-        for layer in (self.cls, self.box, self.ctr):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        nn.init.constant_(self.cls.bias, -math.log((1 - config.prior) / config.prior))  # type: ignore[arg-type]
+        self.cls = output_layer(channels, num_classes, bias=prior_bias(config.prior))
+        self.box = output_layer(channels, 4)
+        self.ctr = output_layer(channels, 1)
         self.loss = loss
         self.box_loss = box_loss
         self.num_classes = num_classes
@@ -71,71 +58,49 @@ class FCOSHead(nn.Module):
         cls, box, ctr = [], [], []
         for level in levels:
             box_features = self.box_tower(level)
-            cls.append(_rows(self.cls(self.cls_tower(level))))
-            box.append(_rows(F.relu(self.box(box_features))))
-            ctr.append(_rows(self.ctr(box_features)))
+            cls.append(rows(self.cls(self.cls_tower(level)), self.num_classes))
+            box.append(rows(F.relu(self.box(box_features)), 4))
+            ctr.append(rows(self.ctr(box_features), 1))
         return {"cls": torch.cat(cls, 1), "box": torch.cat(box, 1), "ctr": torch.cat(ctr, 1)[..., 0]}
 
     def losses(self, outputs: dict[str, Tensor], points: PyramidPoints, targets: Sequence[Target]) -> dict[str, Tensor]:
-        """Classification, box and centreness loss, all divided by the positives of the batch (at least 1)."""
-        matched = torch.stack([assign_centre(points, target["boxes"]) for target in targets])  # (B, A)
-        positive = matched >= 0
-        normaliser = positive.sum().clamp(min=1)
-        classes = matched.new_zeros(matched.shape)
-        boxes = outputs["box"].new_zeros(*matched.shape, 4)
-        valid = torch.ones_like(positive)
-        for k, target in enumerate(targets):
-            rows = positive[k]
-            classes[k, rows] = target["labels"][matched[k, rows]]
-            boxes[k, rows] = target["boxes"][matched[k, rows]].to(boxes.dtype)
-            if len(target["ignore_boxes"]):
-                valid[k] = rows | ~inside_any(points, target["ignore_boxes"])
-        one_hot = F.one_hot(classes, self.num_classes) * positive[..., None]
-        image = torch.arange(len(targets), device=matched.device)[:, None].expand_as(matched)
-        classification = self.loss(
-            outputs["cls"].flatten(0, 1),
-            one_hot.flatten(0, 1).to(outputs["cls"].dtype),
-            valid=valid.flatten(),
-            image=image.flatten(),
-            normaliser=normaliser,
-        )
+        """Classification, box and centreness loss, all divided by the positives of the batch (at least 1).
+
+        A box loss of coordinates sees them in strides.
+        """
+        matches = match_batch(targets, lambda boxes: assign_centre(points, boxes), points.xy)
+        positive = matches.positive
+        normaliser = shared_normaliser(positive.sum())
         predicted = boxes_from_distances(points, outputs["box"])[positive]
+        boxes = matches.boxes[positive]
+        unit = points.stride.expand_as(matches.index)[positive][:, None] if self.box_loss.coordinates else 1.0
+        regression = self.box_loss.function(predicted / unit, boxes / unit)
         xy = points.xy.expand(len(targets), -1, -1)[positive]
-        regression = self.box_loss(predicted, boxes[positive]) / normaliser
-        ctr = F.binary_cross_entropy_with_logits(
-            outputs["ctr"][positive], centreness(xy, boxes[positive]), reduction="sum"
-        )
-        return {"classification": classification, "bbox_regression": regression, "bbox_ctrness": ctr / normaliser}
+        ctr = F.binary_cross_entropy_with_logits(outputs["ctr"][positive], centreness(xy, boxes), reduction="sum")
+        return {
+            "classification": classify(self.loss, outputs["cls"], matches, normaliser),
+            "bbox_regression": regression / normaliser,
+            "bbox_ctrness": ctr / normaliser,
+        }
 
     def decode(self, outputs: dict[str, Tensor], points: PyramidPoints) -> tuple[Tensor, Tensor]:
         """Boxes (B, A, 4) and scores sqrt(sigmoid(cls) sigmoid(ctr)) (B, A, K)."""
-        scores = torch.sqrt(torch.sigmoid(outputs["cls"]) * torch.sigmoid(outputs["ctr"])[..., None])
+        scores = torch.sqrt(class_scores(self.loss, outputs["cls"]) * torch.sigmoid(outputs["ctr"])[..., None])
         return boxes_from_distances(points, outputs["box"]), scores
 
 
-def fcos(num_classes: int, config: FCOSConfig | None = None) -> DenseDetector:
+def fcos(num_classes: int, options: Mapping[str, Any] | None = None) -> DenseDetector:
     """Build an FCOS.
 
     Args:
         num_classes: K; labels are 0 to K - 1, no background class.
-        config: architecture, loss and selection; defaults are torchvision's with a ResNet-18 body.
+        options: `DetectorConfig` as plain values; the defaults are torchvision's with a ResNet-18 body.
 
     Raises:
-        ConfigError: unknown backbone.
-        KeyError: unknown loss name.
+        ConfigError: unknown backbone, neck, loss or option.
     """
-    config = config or FCOSConfig()
-    frozen = bool(config.weights) if config.frozen_norm is None else config.frozen_norm
-    body, channels = residual_stages(config.backbone, config.weights, config.last_stage, frozen_norm=frozen)
-    stages = channels[config.first_stage - 1 :]
-    pyramid = FeaturePyramid(stages, config.channels, extra_levels=config.extra_levels, keep=config.keep_levels)
-    levels = len(pyramid.smooth) + config.extra_levels
-    strides = tuple(2 ** (config.first_stage + 1 + k) for k in range(levels))
-    head = FCOSHead(config, num_classes, LOSSES[config.loss](**config.loss_options), BOX_LOSSES[config.box_loss])
-    backbone = PyramidBackbone(body, pyramid, config.first_stage, strides)
+    config = read_config(options or {}, DEFAULTS, "fcos")
+    read_head(config, FCOSConfig, "fcos")
+    backbone = build_backbone(config)
+    head = FCOSHead(config, num_classes, build_loss(config, num_classes), build_box_loss(config, "fcos"))
     return DenseDetector(backbone, head, config.selection, config.input_scale)
-
-
-def _rows(level: Tensor) -> Tensor:
-    """(B, C, H, W) → (B, H * W, C), row by row."""
-    return level.flatten(2).permute(0, 2, 1)

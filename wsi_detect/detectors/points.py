@@ -1,4 +1,7 @@
-"""The points of a feature pyramid: where each cell of each level looks at, in network-input px."""
+"""The points of a feature pyramid, where each cell of each level looks at, and anchors around them.
+
+Network-input px throughout.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,3 +44,35 @@ def pyramid_points(shapes: Sequence[tuple[int, int]], strides: Sequence[int], de
         stride.append(torch.full((height * width,), step, device=device))
     sizes = tuple(len(level) for level in xy)
     return PyramidPoints(torch.cat(xy).float(), torch.cat(stride).float(), sizes)
+
+
+def anchors(
+    points: PyramidPoints, sizes: Sequence[float], ratios: Sequence[float] = (1.0,), *, whole_px: bool = False
+) -> Tensor:
+    """Boxes of given sizes and shapes around every point.
+
+    Args:
+        points: the pyramid, A points.
+        sizes: sides of the squares of equal area, in strides.
+        ratios: height over width.
+        whole_px: cut the sides and round the corners to whole px, as torchvision's detectors do.
+
+    Returns:
+        (A * ratios * sizes, 4) xyxy; of a point all ratios, of a ratio all sizes.
+    """
+    side = points.stride[:, None, None] * points.stride.new_tensor(list(sizes))  # (A, 1, S)
+    if whole_px:
+        side = side.trunc()
+    root = points.stride.new_tensor(list(ratios)).sqrt()[:, None]  # (R, 1)
+    width, height = side * (1 / root), side * root
+    corners = torch.stack([-width, -height, width, height], dim=-1) / 2  # (A, R, S, 4)
+    if whole_px:
+        corners = corners.round()
+    centres = torch.cat([points.xy, points.xy], dim=1)[:, None, None]
+    return (centres + corners).reshape(-1, 4)
+
+
+def per_point(points: PyramidPoints, count: int) -> PyramidPoints:
+    """The same pyramid with every point `count` times, one for each of its anchors."""
+    sizes = tuple(size * count for size in points.sizes)
+    return PyramidPoints(points.xy.repeat_interleave(count, 0), points.stride.repeat_interleave(count), sizes)

@@ -13,20 +13,17 @@ from wsi_detect.errors import ConfigError
 from wsi_detect.inference.detector import Detections
 
 if TYPE_CHECKING:
-    from wsi_detect.detectors.dense import DenseDetector
     from wsi_detect.detectors.info import DetectorInfo
 
 
 class TorchDetector:
-    """A `DenseDetector` as a `Detector`."""
+    """The model of a bundle as a `Detector`."""
 
-    def __init__(self, model: "DenseDetector", info: "DetectorInfo", device: torch.device) -> None:
-        """Put a model in evaluation mode on a device and watch the outputs of its head."""
+    def __init__(self, model: nn.Module, info: "DetectorInfo", device: torch.device) -> None:
+        """Put a model in evaluation mode on a device."""
         self.info = info
         self.device = device
         self._model = model.to(device).eval()
-        self._finite: Tensor = torch.ones(0, dtype=torch.bool)
-        model.head.register_forward_hook(self._watch)
 
     @torch.inference_mode()
     def __call__(self, patches: NDArray[np.uint8]) -> list[Detections]:
@@ -46,13 +43,7 @@ class TorchDetector:
 
     def _forward(self, patches: NDArray[np.uint8]) -> list[Detections]:
         batch = torch.from_numpy(np.require(patches, np.uint8, ["C", "W"])).to(self.device).permute(0, 3, 1, 2)
-        results = self._model(list(batch))
-        return [_detections(result, bool(ok)) for result, ok in zip(results, self._finite.tolist(), strict=True)]
-
-    def _watch(self, head: nn.Module, inputs: Any, outputs: dict[str, Tensor]) -> None:
-        # A NaN score is above no threshold: without this look the patch would pass as one without cells.
-        finite = [torch.isfinite(value.flatten(1)).all(dim=1) for value in outputs.values()]
-        self._finite = torch.stack(finite).all(dim=0)
+        return [_detections(result) for result in self._model(list(batch))]
 
 
 def load(
@@ -82,7 +73,8 @@ def load(
     rule: dict[str, Any] = {"score_threshold": info.score_threshold if score_threshold is None else score_threshold}
     if nms is not None:
         rule["nms"] = nms
-    model.selection = model.selection.model_copy(update=rule)
+    detector: Any = model
+    detector.selection = detector.selection.model_copy(update=rule)
     return TorchDetector(model, info, _device(device))
 
 
@@ -98,11 +90,12 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _detections(result: dict[str, Tensor], finite: bool) -> Detections:
+def _detections(result: dict[str, Tensor]) -> Detections:
     return Detections(
         boxes=result["boxes"].float().cpu().numpy(),
         scores=result["scores"].float().cpu().numpy(),
         labels=result["labels"].cpu().numpy().astype(np.int64),
         class_scores=result["class_scores"].float().cpu().numpy(),
-        finite=finite,
+        # A NaN score is above no threshold: without this word the patch would pass as one without cells.
+        finite=bool(result["finite"]),
     )

@@ -1,8 +1,9 @@
 """Binary cross-entropy over every class of every row: the plain rival all others are held against."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from wsi_detect.losses.rows import total, visible
 
 
 class BCELoss(nn.Module):
@@ -25,5 +26,5 @@ class BCELoss(nn.Module):
         Returns:
             A scalar.
         """
-        entries = F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none")
-        return torch.where(valid[:, None], entries, entries.new_zeros(())).sum() / normaliser
+        z = visible(logits, valid)
+        return total(F.binary_cross_entropy_with_logits(z, targets.to(z.dtype), reduction="none"), valid, normaliser)

@@ -16,7 +16,8 @@ from wsi_detect.geometry import Box
 from wsi_detect.slides.reader import SlideReader
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.testing.importer_contract import check_importer
-from wsi_detect.testing.learned_contracts import check_detector, check_loss
+from wsi_detect.testing.learned_contracts import check_detector
+from wsi_detect.testing.loss_contracts import check_loss
 from wsi_detect.testing.promise import ContractBrokenError, promise
 
 __all__ = [

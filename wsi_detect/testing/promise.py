@@ -17,3 +17,8 @@ def promise(held: bool, otherwise: str) -> None:
     """
     if not held:
         raise ContractBrokenError(otherwise)
+
+
+def near(value: object, expected: float) -> bool:
+    """Whether a number, or a tensor of one, is within a ten-thousandth of another."""
+    return abs(float(value) - expected) <= 1e-4 * abs(expected) + 1e-6  # type: ignore[arg-type]

@@ -21,6 +21,8 @@ class LoaderConfig(Config):
     """Which patches are drawn, and what is done to them."""
 
     sampler: str = "class_aware"
+    #: Options of the sampler's own, such as `threshold` of repeat_factor.
+    sampler_options: dict[str, Any] = Field(default_factory=dict)
     #: Share of draws that go to patches without any cell.
     background_share: float = Field(0.05, ge=0, lt=1)
     augmentation: str = "cytology"

@@ -17,21 +17,24 @@ import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 
 from wsi_detect import __version__, artifact
 from wsi_detect.config import digest
 from wsi_detect.data.augment import augmenter
 from wsi_detect.data.dataset import PatchDataset, make_loader
 from wsi_detect.data.index import PatchIndex, read_index, read_labels
-from wsi_detect.data.samplers import SAMPLERS, EpochSampler, rates_table, realised_rates
+from wsi_detect.data.rates import rates_table, realised_rates
+from wsi_detect.data.repeats import Counts, Weights
+from wsi_detect.data.samplers import SAMPLERS, EpochSampler
 from wsi_detect.detectors import build_detector
-from wsi_detect.detectors.bundle import load_bundle, save_bundle
-from wsi_detect.detectors.dense import DenseDetector
+from wsi_detect.detectors.bundle import load_bundle, put_weights, save_bundle, trained_weights
 from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
+from wsi_detect.losses import ClassCounts, with_class_counts
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.training.callbacks import ModelAverage, RandomState
-from wsi_detect.training.config import TrainingConfig
+from wsi_detect.training.config import LoaderConfig, TrainingConfig
 from wsi_detect.training.licence import check_start, with_card
 from wsi_detect.training.module import DetectionModule
 
@@ -87,25 +90,31 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
         raise KeyboardInterrupt
     info = describe(content, config)
     if trainer.is_global_zero:
-        save_bundle(out / BUNDLE, _trained(module), info, first_card(info), half=config.description.half)
+        save_bundle(out / BUNDLE, module.model.cpu().eval(), info, first_card(info), half=config.description.half)
     return out / BUNDLE
 
 
-def _first_weights(index: PatchIndex, config: TrainingConfig) -> DenseDetector:
-    model = build_detector(config.detector, len(index.classes), config.options)
+def _first_weights(index: PatchIndex, config: TrainingConfig) -> nn.Module:
+    model = build_detector(config.detector, len(index.classes), detector_options(index, config))
     if config.start_from:
         other, info = load_bundle(Path(config.start_from))
         check_start(info, config.use)
         if info.classes != index.classes:
             known, wanted = ", ".join(info.classes), ", ".join(index.classes)
             raise ConfigError(f"training.start_from: {info.model_id} knows {known}; the data set has {wanted}")
-        try:
-            model.load_state_dict(other.state_dict())
-        except RuntimeError as error:
-            raise ConfigError(
-                f"training.start_from: {info.model_id} is another detector than training.options"
-            ) from error
+        if put_weights(model, trained_weights(other)):
+            raise ConfigError(f"training.start_from: {info.model_id} is another detector than training.options")
     return model
+
+
+def detector_options(index: PatchIndex, config: TrainingConfig) -> dict[str, Any]:
+    """Options of the detector, with the class counts of the training patches if its loss needs them."""
+    counts = index.counts[index.rows("train")]
+    present = counts > 0
+    if not counts.any():
+        return dict(config.options)
+    known = ClassCounts(tuple(counts.sum(axis=0).tolist()), tuple(present.sum(axis=0).tolist()), float(len(counts)))
+    return with_class_counts(config.options, known)
 
 
 def describe(index: PatchIndex, config: TrainingConfig) -> DetectorInfo:
@@ -121,7 +130,7 @@ def describe(index: PatchIndex, config: TrainingConfig) -> DetectorInfo:
         preparation=facts.preparation,
         largest_cell_um=largest,
         score_threshold=facts.score_threshold,
-        detector={"name": config.detector, "options": dict(config.options)},
+        detector={"name": config.detector, "options": detector_options(index, config)},
         data_card=facts.data_card,
         training={
             "config": config.model_dump(mode="json"),
@@ -223,11 +232,9 @@ def _trainer(out: Path, config: TrainingConfig, watched: bool) -> Trainer:
 
 def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -> Any:
     rule = config.loader
-    if rule.sampler not in SAMPLERS:
-        raise ConfigError(f"unknown sampler {rule.sampler!r}; known: {', '.join(sorted(SAMPLERS))}")
     augment = augmenter(rule.augmentation, rule.crop_px, aim=rule.aim)
     dataset = PatchDataset(index, "train", augment=augment, seed=config.seed)
-    weights = SAMPLERS[rule.sampler](dataset.counts, rule.background_share)
+    weights = _sampling_weights(dataset.counts, rule)
     draws = max(len(dataset), rule.batch_size * trainer.world_size)
     sampler = EpochSampler(weights, draws, config.seed, rank=trainer.global_rank, world=trainer.world_size)
     drawn = np.bincount(sampler.order(0), minlength=len(dataset)).astype(np.float64)
@@ -237,15 +244,17 @@ def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -
     return make_loader(dataset, rule.batch_size, sampler=sampler, workers=rule.workers)
 
 
+def _sampling_weights(counts: Counts, rule: LoaderConfig) -> Weights:
+    if rule.sampler not in SAMPLERS:
+        raise ConfigError(f"unknown sampler {rule.sampler!r}; known: {', '.join(sorted(SAMPLERS))}")
+    try:
+        return SAMPLERS[rule.sampler](counts, rule.background_share, **rule.sampler_options)
+    except TypeError as error:
+        raise ConfigError(f"sampler {rule.sampler!r}: {error}; see training.loader.sampler_options") from error
+
+
 def _val_loader(index: PatchIndex, config: TrainingConfig) -> Any:
     return make_loader(PatchDataset(index, "val"), config.loader.batch_size, workers=config.loader.workers)
-
-
-def _trained(module: DetectionModule) -> DenseDetector:
-    model = module.model
-    if not isinstance(model, DenseDetector):
-        raise TypeError(f"a {type(model).__name__} cannot be kept as a bundle")
-    return model.cpu().eval()
 
 
 def _largest_cell_um(index: PatchIndex) -> float:
