@@ -13,6 +13,11 @@ CLASSES = ("NILM", "HSIL")
 NOTHING = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
 
 
+def some(*quick):
+    """All detectors, those that are not named as slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS]
+
+
 def learned(name, images, targets):
     torch.manual_seed(0)
     model = build_detector(name, 2, TINY[name]).train()
@@ -44,10 +49,7 @@ def ap50_of(model, images, targets):
     return ap50(predictions, truths, CLASSES)["mean"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ("fcos", "retinanet") else pytest.param(name, marks=pytest.mark.slow) for name in DETECTORS],
-)
+@pytest.mark.parametrize("name", some("fcos", "retinanet"))
 def test_two_patches_are_learned_by_heart(name):
     images, targets = painted_patches()
     assert ap50_of(learned(name, images, targets), images, targets) >= 0.95
@@ -84,7 +86,7 @@ def test_a_frozen_backbone_norm_keeps_its_statistics(name):
     assert not any(".bn" in key for key, _ in model.backbone.body.named_parameters())
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", some("fcos", "reppoints"))
 def test_half_precision_gives_finite_losses_in_single(name):
     """What training asks for by default: convolutions in bfloat16, losses and scores in float32."""
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.models import detection, resnet18
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from wsi_detect.detectors.faster_rcnn import faster_rcnn
@@ -69,12 +70,18 @@ def retinanets():
 def faster_rcnns():
     torch.manual_seed(0)
     body = _resnet_fpn_extractor(resnet18(), 5, returned_layers=[1, 2, 3, 4], extra_blocks=LastLevelMaxPool())
-    theirs = detection.FasterRCNN(body, num_classes=CLASSES + 1, min_size=SIDE, max_size=SIDE)
+    # Fewer proposals and narrower layers than the defaults of both: the arithmetic is the same, in a tenth of the time.
+    theirs = detection.FasterRCNN(
+        body, box_head=TwoMLPHead(256 * 49, 64), box_predictor=FastRCNNPredictor(64, CLASSES + 1), min_size=SIDE,
+        max_size=SIDE, rpn_post_nms_top_n_train=200, rpn_post_nms_top_n_test=200, box_batch_size_per_image=128,
+    )  # fmt: skip
     spread(theirs.roi_heads.box_predictor.cls_score, 0.2)
     spread(theirs.roi_heads.box_predictor.bbox_pred, 0.02)
     spread(theirs.rpn.head.cls_logits, 0.2)
     # Ours stops at so many candidates, theirs does not.
-    ours = faster_rcnn(CLASSES, {"selection": {"detections_per_image": 100, "candidates_per_level": 100000}})
+    selection = {"detections_per_image": 100, "candidates_per_level": 100000}
+    head = {"width": 64, "sampled": 128, "proposals": {"after": 200, "after_test": 200}}
+    ours = faster_rcnn(CLASSES, {"selection": selection, "head": head})
     return theirs, ours, 1
 
 
