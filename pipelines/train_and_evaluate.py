@@ -14,8 +14,8 @@ from pathlib import Path
 from wsi_detect import artifact, schema
 from wsi_detect.data.index import read_index
 from wsi_detect.errors import ConfigError, WsiDetectError
-from wsi_detect.evaluation.evaluate import evaluate_cells
 from wsi_detect.evaluation.figures import EvaluationConfig
+from wsi_detect.evaluation.slides import evaluate_cells
 from wsi_detect.run import Batch, RunConfig, run_batch
 from wsi_detect.run.config import load_job
 from wsi_detect.run.slide_list import read_slides

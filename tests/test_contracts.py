@@ -26,6 +26,7 @@ from wsi_detect.schema import BOX_COLUMNS
 from wsi_detect.slides import READERS, open_slide
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.stitching.stitcher import StitchingConfig, stitch
+from wsi_detect.testing.annotation_files import DIALECTS
 from wsi_detect.testing.contracts import (
     ReadCell,
     check_detector,
@@ -101,30 +102,10 @@ def test_reader(reader, pixels, tmp_path):
     assert tried, "no sample is of this reader's format: add one to SAMPLES"
 
 
-def write_coco(path, cells, image):
-    names = sorted({cell.label for cell in cells})
-    boxes = [[c.box.x0, c.box.y0, c.box.width, c.box.height] for c in cells]
-    content = {
-        "images": [{"id": 5, "file_name": image, "width": WIDTH, "height": HEIGHT}],
-        "categories": [{"id": 10 + k, "name": name} for k, name in enumerate(names)],
-        "annotations": [
-            {"id": 100 + k, "image_id": 5, "category_id": 10 + names.index(cell.label), "bbox": box, "iscrowd": 0}
-            for k, (cell, box) in enumerate(zip(cells, boxes, strict=True))
-        ],
-    }
-    path.write_text(json.dumps(content))
-
-
-#: Format → how to write the truth in it.
-TRUTH_WRITERS = {"coco": write_coco}
-
-
 @pytest.mark.parametrize("name", IMPORTERS)
-def test_importer(name, truth, tmp_path):
-    assert name in TRUTH_WRITERS, "add how to write the truth in this format to TRUTH_WRITERS"
-    path = tmp_path / "truth"
-    TRUTH_WRITERS[name](path, truth, "field.png")
-    check_importer(IMPORTERS[name], path, truth, image="field.png")
+def test_importer(name, truth):
+    assert name in DIALECTS, "add how to write the truth in this format to DIALECTS in testing/annotation_files.py"
+    check_importer(IMPORTERS[name], DIALECTS[name], truth, (WIDTH, HEIGHT))
 
 
 def read_geojson(path):

@@ -45,6 +45,23 @@ ANNOTATIONS = _table(
     _field("source_label", pa.string()),
 )
 
+#: One row an area of a slide inside which every cell was labelled. A slide without a row is labelled everywhere.
+#: `geometry` is a polygon or several, WKB in slide px.
+ROIS = _table(
+    _field("slide_id", pa.string()),
+    _field("roi_id", pa.string()),
+    _field("geometry", pa.binary()),
+)
+
+#: One row what one reader said of one cell of `annotations.parquet`, which holds what was made of the votes.
+VOTES = _table(
+    _field("slide_id", pa.string()),
+    _field("annotation_id", pa.string()),
+    _field("annotator", pa.string()),
+    _field("label", pa.string()),
+    _field("source_label", pa.string()),
+)
+
 #: One row a patch of a data set. `counts` follows the class names in the metadata key `classes` (JSON list).
 INDEX = _table(
     _field("slide_id", pa.string()),
@@ -96,6 +113,9 @@ CELLS = _table(
 )
 
 #: One row a figure. `label` is a class name or an aggregate such as `mean`; null value means "not defined here".
+#: `subset` is the part of the cells it is about (a range of sizes, a group of classes), null for all; `unit` what false
+#: positives are counted by (field, slide, mm2). `undefined` are replicates of the bootstrap that gave no value, of
+#: `replicates` that resampled `groups` patients, slides or fields; all three null without intervals.
 METRICS = _table(
     _field("metric", pa.string()),
     _field("label", pa.string()),
@@ -104,16 +124,67 @@ METRICS = _table(
     _field("ci_low", pa.float64(), null=True),
     _field("ci_high", pa.float64(), null=True),
     _field("n", pa.int64()),
+    _field("subset", pa.string(), null=True),
+    _field("unit", pa.string(), null=True),
+    _field("undefined", pa.int64(), null=True),
+    _field("replicates", pa.int64(), null=True),
+    _field("groups", pa.int64(), null=True),
+)
+
+#: One row an image of an evaluation, also one without a cell: a field, or a whole slide. Here and in the next two, px
+#: are of the image as it was evaluated. `roi` is WKB, null where the whole image counts.
+EVALUATED_IMAGES = _table(
+    _field("image_id", pa.string()),
+    _field("patient_id", pa.string(), null=True),
+    _field("slide_id", pa.string(), null=True),
+    _field("field_id", pa.string(), null=True),
+    _field("width_px", pa.int64()),
+    _field("height_px", pa.int64()),
+    _field("mpp", pa.float64(), null=True),
+    _field("roi", pa.binary(), null=True),
+)
+
+#: One row a labelled cell of an evaluation, or an area to ignore, which has no label.
+EVALUATED_TRUTH = _table(
+    _field("image_id", pa.string()),
+    _field("label", pa.string(), null=True),
+    *_BOX,
+)
+
+#: One row a detection of an evaluation. `class_scores` follows the names in the metadata key `classes` (JSON list).
+EVALUATED_PREDICTIONS = _table(
+    _field("image_id", pa.string()),
+    *_BOX,
+    _field("label", pa.string()),
+    _field("score", pa.float64()),
+    _field("class_scores", pa.list_(pa.float64()), null=True),
+)
+
+#: One row a figure of two evaluations of the same images; null where a figure is not defined. `difference` is `second`
+#: minus `first`, `share` of the replicates on the far side of 0, doubled, `holm` that adjusted for all rows.
+COMPARISON = _table(
+    _field("figure", pa.string()),
+    *(_field(name, pa.float64(), null=True) for name in ("first", "second", "difference", "ci_low", "ci_high")),
+    *(_field(name, pa.float64(), null=True) for name in ("share", "holm", "detectable")),
+    _field("undefined", pa.int64()),
+    _field("replicates", pa.int64()),
+    _field("groups", pa.int64()),
 )
 
 TABLES = {
     "slides": SLIDES,
     "annotations": ANNOTATIONS,
+    "rois": ROIS,
+    "votes": VOTES,
     "index": INDEX,
     "detections": DETECTIONS,
     "patches": PATCHES,
     "cells": CELLS,
     "metrics": METRICS,
+    "evaluated_images": EVALUATED_IMAGES,
+    "evaluated_truth": EVALUATED_TRUTH,
+    "evaluated_predictions": EVALUATED_PREDICTIONS,
+    "comparison": COMPARISON,
 }
 
 

@@ -5,10 +5,11 @@ import json
 import pytest
 import shapely
 
-from wsi_detect.annotations import coco
+from wsi_detect.annotations import SourceFacts, coco
 from wsi_detect.errors import LabelError
 from wsi_detect.geometry import Box
 
+NOTHING = SourceFacts({})
 IMAGE = {"id": 7, "file_name": "a.jpg", "width": 100, "height": 80}
 CELL = {"id": 3, "image_id": 7, "category_id": 2, "bbox": [10, 20, 30, 40]}
 
@@ -21,7 +22,7 @@ def write(folder, **changed):
 
 
 def test_a_box_is_read_as_corners(tmp_path):
-    (found,) = coco.read(write(tmp_path))
+    (found,) = coco.read(write(tmp_path), NOTHING)
     assert found.box == Box(10, 20, 40, 60)
     assert (found.annotation_id, found.source_label, found.image, found.image_size, found.row) == (
         "3", "HSIL", "a.jpg", (100, 80), 1,
@@ -39,7 +40,7 @@ def test_a_box_is_read_as_corners(tmp_path):
     ],
 )
 def test_outlines_are_kept(tmp_path, segmentation, kind, area):
-    (found,) = coco.read(write(tmp_path, annotations=[{**CELL, "segmentation": segmentation}]))
+    (found,) = coco.read(write(tmp_path, annotations=[{**CELL, "segmentation": segmentation}]), NOTHING)
     shape = shapely.from_wkb(found.geometry) if found.geometry else None
     assert (shape.geom_type if shape else None) == kind
     assert (shape.area if shape else None) == area
@@ -61,7 +62,7 @@ def test_outlines_are_kept(tmp_path, segmentation, kind, area):
 )
 def test_a_broken_file_is_refused_with_its_row(tmp_path, changed, words):
     with pytest.raises(LabelError, match=words):
-        list(coco.read(write(tmp_path, **changed)))
+        list(coco.read(write(tmp_path, **changed), NOTHING))
 
 
 @pytest.mark.parametrize(("content", "words"), [(b"{", "not valid JSON"), (b"[1]", "no COCO file")])
@@ -69,9 +70,9 @@ def test_what_is_no_coco_file_is_refused(tmp_path, content, words):
     path = tmp_path / "truth.json"
     path.write_bytes(content)
     with pytest.raises(LabelError, match=words):
-        list(coco.read(path))
+        list(coco.read(path, NOTHING))
 
 
 def test_an_absent_file_is_named(tmp_path):
     with pytest.raises(LabelError, match=r"cannot read annotations .*gone\.json"):
-        list(coco.read(tmp_path / "gone.json"))
+        list(coco.read(tmp_path / "gone.json", NOTHING))

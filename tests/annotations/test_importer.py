@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from wsi_detect import artifact, schema
-from wsi_detect.annotations import ClassMap, import_annotations
+from wsi_detect.annotations import ClassMap, ImportRules, import_annotations
 from wsi_detect.errors import ConfigError, LabelError, UnmappedLabelError
 
 NAN, INF = float("nan"), float("inf")
@@ -32,7 +32,7 @@ def run(folder, cells, *, slide_ids=None, **options):
     (folder / "truth.json").write_text(json.dumps(content))
     path = import_annotations(
         folder / "truth.json", options.pop("format", "coco"), ClassMap.from_card(card(folder / "card")), folder / "out",
-        {"a.jpg": "S1"} if slide_ids is None else slide_ids, **options,
+        {"a.jpg": "S1"} if slide_ids is None else slide_ids, ImportRules(**options),
     )  # fmt: skip
     return artifact.read_table(path, schema.ANNOTATIONS).to_pylist()
 
@@ -47,29 +47,56 @@ def test_labels_are_translated_and_rows_are_in_a_fixed_order(tmp_path):
     assert all("a.jpg" not in str(row) for row in rows)
 
 
+def boxes(rows, name):
+    return [[row[key] for key in schema.BOX_COLUMNS] for row in rows if row["annotation_id"] == name]
+
+
 @pytest.mark.parametrize(
-    ("bbox", "problem", "kept"),
+    ("bbox", "problem", "repaired"),
     [
         ([10, 10, 0, 5], "has no area", None),
-        ([10, 10, -5, 5], "has no area", None),
+        ([15, 10, -5, 5], "has no area", [10, 10, 15, 15]),
         ([NAN, 10, 5, 5], "is not finite", None),
         ([10, 10, INF, 5], "is not finite", None),
-        ([100, 10, 5, 5], "outside its image of 100 x 80 px", None),
-        ([10, -20, 5, 5], "outside its image", None),
+        ([100, 10, 5, 5], "lies outside its image of 100 x 80 px", None),
+        ([10, -20, 5, 5], "lies outside its image", None),
         ([90, 10, 20, 5], "reaches beyond its image", [90, 10, 100, 15]),
-        ([-0.4, 10, 5, 5], None, [0, 10, 4.6, 15]),
     ],
 )
-def test_broken_boxes_are_reported_with_their_row_or_dropped_on_purpose(tmp_path, caplog, bbox, problem, kept):
+def test_broken_boxes_are_refused_with_their_row_or_dropped_or_repaired_on_purpose(
+    tmp_path, caplog, bbox, problem, repaired
+):
     cells = [("HSIL", [0, 0, 10, 10]), ("HSIL", bbox)]
-    if problem is not None:
-        with pytest.raises(LabelError, match=rf"1 broken annotations: row 2 \(id 101\): box .* {problem}"):
-            run(tmp_path, cells)
-    with caplog.at_level(logging.WARNING):
-        rows = run(tmp_path, cells, faulty="drop")
-    assert ("row 2" in caplog.text) == (problem is not None)
-    found = [[row[name] for name in schema.BOX_COLUMNS] for row in rows if row["annotation_id"] == "101"]
-    assert found == ([pytest.approx(kept)] if kept else [])
+    with pytest.raises(LabelError, match=rf"1 broken annotations: row 2 \(id 101\): box .* {problem}"):
+        run(tmp_path, cells)
+    assert not (tmp_path / "out").exists()
+    for faulty, kept in (("drop", None), ("repair", repaired)):
+        caplog.clear()
+        rows = run(tmp_path, cells, faulty=faulty)
+        assert "row 2 (id 101)" in caplog.text
+        assert boxes(rows, "101") == ([kept] if kept else [])
+        assert boxes(rows, "100") == [[0, 0, 10, 10]]
+
+
+def test_rounding_at_the_edge_is_cut_without_a_word(tmp_path, caplog):
+    caplog.set_level(logging.WARNING)
+    assert boxes(run(tmp_path, [("HSIL", [-0.4, 10, 5, 5])]), "100") == [[0, 10, pytest.approx(4.6), 15]]
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "kept", "words"),
+    [
+        (["HSIL", "HSIL"], "100", r"row 2 \(id 101\): lies exactly where row 1 says the same"),
+        (["Normal", "HSIL"], "101", r"row 1 \(id 100\): lies exactly where row 2 says 'HSIL' there"),
+    ],
+)
+def test_of_two_cells_at_one_place_the_gravest_is_kept(tmp_path, labels, kept, words):
+    cells = [(label, [5, 5, 10, 10]) for label in labels]
+    with pytest.raises(LabelError, match=words):
+        run(tmp_path, cells)
+    for faulty in ("drop", "repair"):
+        assert [row["annotation_id"] for row in run(tmp_path, cells, faulty=faulty)] == [kept]
 
 
 def test_every_broken_row_is_counted_and_twenty_are_listed(tmp_path):
@@ -88,7 +115,7 @@ def test_an_image_without_a_slide_is_refused(tmp_path):
 
 
 def test_an_unknown_format_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="'excel'; known: coco"):
+    with pytest.raises(ConfigError, match="'excel'; known: asap, coco, cric, "):
         run(tmp_path, [], format="excel")
 
 

@@ -15,6 +15,7 @@ from wsi_detect import artifact, schema
 from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, OutputBusyError, SchemaVersionError
 
 METRIC = {"metric": "ap50", "label": "HSIL", "threshold": None, "value": 0.5, "ci_low": 0.4, "ci_high": 0.6, "n": 49}
+METRIC |= {"subset": None, "unit": None, "undefined": 3, "replicates": 1000, "groups": 32}
 
 
 def test_a_finished_file_has_its_name_and_nothing_lies_beside_it(tmp_path):

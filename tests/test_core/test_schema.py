@@ -8,6 +8,8 @@ from wsi_detect import schema
 NAMES = {
     "slides": "slide_id path patient_id site scanner preparation stain slide_label split mpp",
     "annotations": "slide_id annotation_id label x0_px y0_px x1_px y1_px geometry annotator source_label",
+    "rois": "slide_id roi_id geometry",
+    "votes": "slide_id annotation_id annotator label source_label",
     "index": "slide_id patch_id split coverage focus counts",
     "detections": "slide_id patch_id x0_px y0_px x1_px y1_px label score class_scores",
     "patches": "slide_id patch_id status reason coverage no_data unreadable focus stain crowding blood mucus",

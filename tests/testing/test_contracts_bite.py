@@ -21,6 +21,7 @@ from wsi_detect.slides import open_slide
 from wsi_detect.slides.image import ImageReader
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.stitching.stitcher import StitchingConfig, stitch
+from wsi_detect.testing.annotation_files import DIALECTS
 from wsi_detect.testing.contracts import (
     ContractBrokenError,
     ReadCell,
@@ -112,50 +113,66 @@ def test_reader(kind, words, picture):
 
 # --- importers -----------------------------------------------------------------------------------------------------
 
-TRUTH = [PaintedCell("NILM", Box(1, 2, 30, 40)), PaintedCell("HSIL", Box(50, 60, 90.5, 95))]
+TRUTH = [PaintedCell("NILM", Box(30, 30, 70, 90)), PaintedCell("HSIL", Box(100, 60, 140.5, 95))]
 
 
-@pytest.fixture
-def labels(tmp_path):
-    content = {
-        "images": [{"id": 1, "file_name": "f.png", "width": 100, "height": 100}],
-        "categories": [{"id": 1, "name": "NILM"}, {"id": 2, "name": "HSIL"}],
-        "annotations": [
-            {"id": 7, "image_id": 1, "category_id": 1, "bbox": [1, 2, 29, 38]},
-            {"id": 8, "image_id": 1, "category_id": 2, "bbox": [50, 60, 40.5, 35]},
-        ],
-    }
-    path = tmp_path / "t.json"
-    path.write_text(json.dumps(content))
-    return path
+class Other:
+    """COCO, read otherwise than it should be."""
+
+    SUFFIXES = coco.SUFFIXES
+
+    def __init__(self, read):
+        self.read = read
 
 
-def forgiving(path):
+def changed(path, facts, **fields):
+    for entry in coco.read(path, facts):
+        yield replace(entry, **fields)
+
+
+def forgiving(path, facts):
     try:
-        yield from coco.read(path)
+        yield from coco.read(path, facts)
     except ValueError:
         return
 
 
-def changed(path, **fields):
-    for entry in coco.read(path):
-        yield replace(entry, **fields)
+def careless(path, facts):
+    if path.read_bytes().count(b"[") > 1000:
+        raise RecursionError
+    yield from coco.read(path, facts)
+
+
+def trusting(path, facts):
+    for entry in coco.read(path, facts):
+        box = entry.box if entry.box.x0 == entry.box.x0 else Box(1, 1, 2, 2)
+        yield replace(entry, box=box)
+
+
+def tidy(path, facts):
+    for entry in coco.read(path, facts):
+        yield replace(entry, source_label=entry.source_label.replace("<", "("))
 
 
 @pytest.mark.parametrize(
     ("read", "words"),
     [
-        (lambda path: list(coco.read(path))[:1], "1 annotations, 2 are in the file"),
+        (lambda path, facts: list(coco.read(path, facts))[:1], "1 annotations, 2 are in the file"),
         (partial(changed, annotation_id="7"), "not unique"),
         (partial(changed, image="g.png"), "another image"),
-        (partial(changed, box=Box(1, 2, 30, 40)), "was read as"),
+        (partial(changed, box=Box(30, 30, 70, 90)), "was read as"),
         (partial(changed, source_label="NILM"), "label HSIL was read as NILM"),
+        (partial(changed, problem="odd"), "said to be broken"),
+        (partial(changed, geometry=None), "vertices is read without complaint|outline is lost"),
         (forgiving, "truncated file is read without complaint"),
+        (careless, "nested deep raises RecursionError"),
+        (trusting, "no number is read without complaint"),
+        (tidy, "HTML in it is changed"),
     ],
 )
-def test_importer(read, words, labels):
+def test_importer(read, words):
     with broken(words):
-        check_importer(read, labels, TRUTH, image="f.png")
+        check_importer(Other(read), DIALECTS["coco"], TRUTH, (200, 160), vertices=200_000)
 
 
 # --- exporters -----------------------------------------------------------------------------------------------------

@@ -1,21 +1,23 @@
 """COCO detection files → annotations. Boxes are `[x, y, width, height]` in px of the image."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import shapely
-
 from wsi_detect.annotations.annotation import Annotation
+from wsi_detect.annotations.facts import SourceFacts
+from wsi_detect.annotations.outline import Outline, points_of, united
+from wsi_detect.annotations.text import read_json
 from wsi_detect.errors import LabelError
 from wsi_detect.geometry import Box
 
+SUFFIXES: tuple[str, ...] = (".json", ".json.gz")
 
-def read(path: Path) -> Iterator[Annotation]:
+
+def read(path: Path, facts: SourceFacts) -> Iterator[Annotation]:
     """Read a COCO file.
 
-    Boxes are handed on as they stand; `importer` judges them. Of `segmentation`, polygons are kept, masks are not.
+    Boxes are handed on as they stand; `faults` judges them. Of `segmentation`, polygons are kept, masks are not.
 
     Raises:
         LabelError: the file is absent or no COCO file, or an entry is incomplete, refers to an image or a category
@@ -34,24 +36,21 @@ def read(path: Path) -> Iterator[Annotation]:
         if entry.get("iscrowd"):
             raise LabelError(f"{where} is a crowd region, which says nothing about single cells; remove it")
         image = images[entry["image_id"]]
+        outline = _outline(entry.get("segmentation"), where)
         yield Annotation(
             annotation_id=str(entry["id"]),
             source_label=str(categories[entry["category_id"]]["name"]),
             box=_box(entry["bbox"], where),
             image=str(image["file_name"]),
-            image_size=_size(image),
-            geometry=_outline(entry.get("segmentation"), where),
+            image_size=_size(image) or facts.size_of(str(image["file_name"])),
+            geometry=outline.geometry if outline else None,
             row=row,
+            problem=outline.problem if outline else None,
         )
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise LabelError(f"cannot read annotations {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise LabelError(f"{path} is not valid JSON: {error}") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise LabelError(f"{path} is no COCO file: a mapping with images, annotations and categories is expected")
     return content
@@ -81,13 +80,11 @@ def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     return (int(width), int(height)) if width and height else None
 
 
-def _outline(segmentation: Any, where: str) -> bytes | None:
+def _outline(segmentation: Any, where: str) -> Outline | None:
     if not isinstance(segmentation, list) or not segmentation:
         return None
     try:
-        rings = [[(ring[k], ring[k + 1]) for k in range(0, len(ring), 2)] for ring in segmentation]
-        polygons = [shapely.Polygon(ring) for ring in rings]
-    except (TypeError, ValueError, IndexError) as error:
+        pairs = [list(zip(ring[::2], ring[1::2], strict=True)) for ring in segmentation]
+    except (TypeError, ValueError) as error:
         raise LabelError(f"{where}: segmentation is not a list of polygons: {error}") from error
-    shape = polygons[0] if len(polygons) == 1 else shapely.MultiPolygon(polygons)
-    return bytes(shapely.to_wkb(shape))
+    return united([[points_of(ring, where)] for ring in pairs])

@@ -1,43 +1,42 @@
-"""A vendor's annotation file → `annotations.parquet` (STAGE annotate)."""
+"""A vendor's annotation files → `annotations.parquet`, `rois.parquet` and `votes.parquet` (STAGE annotate)."""
 
 import logging
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
 
 from wsi_detect import artifact, schema
-from wsi_detect.annotations import coco
+from wsi_detect.annotations import asap, coco, cric, geojson, imagescope, ndpa, riva, table, tianchi, voc, yolo
 from wsi_detect.annotations.annotation import Annotation
 from wsi_detect.annotations.class_map import ClassMap
+from wsi_detect.annotations.facts import SlideFacts, SourceFacts
+from wsi_detect.annotations.rois import write_rois
+from wsi_detect.annotations.rules import ImportRules
+from wsi_detect.annotations.sources import Importer, read_source
+from wsi_detect.annotations.votes import Settled, settle, write_votes
 from wsi_detect.errors import ConfigError, LabelError
-from wsi_detect.geometry import Box
 
 ANNOTATIONS_NAME = "annotations.parquet"
-
-#: Format → `read(path)`.
-IMPORTERS: dict[str, Callable[[Path], Iterator[Annotation]]] = {"coco": coco.read}
-
-#: A box may stick out of its image by this much, px, from rounding; it is cut without a word.
-_ROUNDING_PX = 1.0
-
-#: Faults a message lists before it only counts.
 _LISTED = 20
-
+_NO_RULES = ImportRules()
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with one annotation; `row` is its place in the file, from 1."""
-
-    row: int
-    annotation_id: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"row {self.row} (id {self.annotation_id}): {self.problem}"
+#: Format → the file that reads it.
+IMPORTERS: dict[str, Importer] = {
+    "coco": coco,
+    "voc": voc,
+    "yolo": yolo,
+    "table": table,
+    "geojson": geojson,
+    "asap": asap,
+    "imagescope": imagescope,
+    "ndpa": ndpa,
+    "tianchi": tianchi,
+    "cric": cric,
+    "riva": riva,
+}
 
 
 def import_annotations(
@@ -45,99 +44,102 @@ def import_annotations(
     format: str,  # noqa: A002 - the word everybody uses
     class_map: ClassMap,
     out: Path,
-    slide_ids: Mapping[str, str],
-    *,
-    faulty: Literal["refuse", "drop"] = "refuse",
+    slides: Mapping[str, str] | SourceFacts,
+    rules: ImportRules = _NO_RULES,
 ) -> Path:
-    """Write the annotations of a file as a table, labels in the words of the taxonomy.
+    """Write the annotations of a source as a table, labels in the words of the taxonomy.
+
+    Beside it, areas that the source says were labelled go to `rois.parquet`, and where votes are settled, what each
+    annotator said to `votes.parquet`; what an earlier import left there is replaced.
 
     Args:
-        source: the vendor's file.
+        source: the vendor's file, a folder of them, or a folder with a folder of them for each annotator.
         format: a name of `IMPORTERS`.
         class_map: of the data card.
         out: folder; the table is `annotations.parquet` in it.
-        slide_ids: image or slide name as the file has it → slide id.
-        faulty: refuse a file with broken boxes, or drop them (a box partly inside its image is cut to it) and say so.
+        slides: image or slide name as the source has it → slide id; or all that is known of slides and source.
+        rules: what is done with points, areas, votes and broken annotations.
 
     Raises:
         ConfigError: there is no such format.
         UnmappedLabelError: a label is not in the class map.
-        LabelError: an image has no slide id, or boxes are broken; every row is named.
+        LabelError: the source cannot be read, an image has no slide id, points or votes have no declared rule, or
+            annotations are broken (every row is named). Nothing is written then.
     """
     if format not in IMPORTERS:
         raise ConfigError(f"unknown annotation format {format!r}; known: {', '.join(sorted(IMPORTERS))}")
-    found = list(IMPORTERS[format](source))
-    class_map.check(entry.source_label for entry in found)
-    _check_images(found, slide_ids, source)
-    wanted = [entry for entry in found if class_map.labels[entry.source_label] is not None]
-    faults = find_faults(wanted)
-    if faults and faulty == "refuse":
-        raise LabelError(f"{source}: {_listed(faults)}; correct the file, or drop them on purpose")
-    if faults:
-        _log.warning("annotate: dropped or cut: %s", _listed(faults))
-    rows = [row for entry in wanted if (row := _row(entry, class_map, slide_ids)) is not None]
-    rows.sort(key=lambda row: (row["slide_id"], *(row[name] for name in schema.BOX_COLUMNS), row["annotation_id"]))
+    facts = slides if isinstance(slides, SourceFacts) else _facts(slides)
+    return write_annotations(IMPORTERS[format], source, class_map, out, facts, rules)
+
+
+def write_annotations(
+    importer: Importer, source: Path, class_map: ClassMap, out: Path, facts: SourceFacts, rules: ImportRules
+) -> Path:
+    """Write the annotations of a source that an importer of any origin reads; else as `import_annotations`."""
+    read = read_source(source, importer, class_map, facts, rules)
+    names = {label: name for label, name in class_map.labels.items() if name is not None}
+    slide_ids = {image: slide.slide_id for image, slide in facts.slides.items()}
+    settled = Settled(read.cells, [])
+    if rules.votes is not None:
+        settled = settle(read.cells, names, slide_ids, rules.votes)
+    else:
+        _check_annotators(read.cells, source)
+    _check_ids(settled.cells, slide_ids, source)
+    rows = _table(settled.cells, names, slide_ids)
+    # The table last: who finds it finds what belongs to it.
+    write_rois(out, read.rois)
+    write_votes(out, settled.votes)
     target = out / ANNOTATIONS_NAME
-    artifact.write_table(target, artifact.table_of(rows, schema.ANNOTATIONS), schema.ANNOTATIONS)
-    _log.info("annotate: %d of %d annotations, %d slides", len(rows), len(found), len({r["slide_id"] for r in rows}))
+    artifact.write_table(target, rows, schema.ANNOTATIONS)
+    _log.info(
+        "annotate: %d of %d annotations, %d labelled areas, %d slides",
+        len(settled.cells), read.found, len(read.rois), len({entry.image for entry in settled.cells}),
+    )  # fmt: skip
     return target
 
 
-def find_faults(annotations: Sequence[Annotation]) -> list[Fault]:
-    """Judge boxes: not finite, without area, outside the image or reaching beyond it."""
-    judged = ((entry, _problem(entry)) for entry in annotations)
-    return [Fault(entry.row, entry.annotation_id, problem) for entry, problem in judged if problem is not None]
+def _facts(slide_ids: Mapping[str, str]) -> SourceFacts:
+    return SourceFacts({name: SlideFacts(slide_id) for name, slide_id in slide_ids.items()})
 
 
-def _problem(entry: Annotation) -> str | None:
-    box = entry.box
-    text = "[{:g}, {:g}, {:g}, {:g}]".format(*box)
-    if not all(math.isfinite(value) for value in box):
-        return f"box {text} is not finite"
-    if box.width <= 0 or box.height <= 0:
-        return f"box {text} has no area"
-    if entry.image_size is None:
-        return None
-    width, height = entry.image_size
-    if box.x1 <= 0 or box.y1 <= 0 or box.x0 >= width or box.y0 >= height:
-        return f"box {text} lies outside its image of {width} x {height} px"
-    if min(box.x0, box.y0, width - box.x1, height - box.y1) < -_ROUNDING_PX:
-        return f"box {text} reaches beyond its image of {width} x {height} px"
-    return None
+def _check_annotators(cells: Sequence[Annotation], source: Path) -> None:
+    readers: dict[str, set[str]] = {}
+    for entry in cells:
+        if entry.annotator is not None:
+            readers.setdefault(entry.image, set()).add(entry.annotator)
+    for image, names in sorted(readers.items()):
+        if len(names) > 1:
+            raise LabelError(
+                f"{source}: {image} was read by {', '.join(sorted(names))}; say how votes on one cell are settled, or "
+                "its cells would be counted once for each of them"
+            )
 
 
-def _row(entry: Annotation, class_map: ClassMap, slide_ids: Mapping[str, str]) -> dict[str, Any] | None:
-    box = _cut(entry)
-    if box is None:
-        return None
-    return {
-        "slide_id": slide_ids[entry.image],
-        "annotation_id": entry.annotation_id,
-        "label": class_map.labels[entry.source_label],
-        **dict(zip(schema.BOX_COLUMNS, box, strict=True)),
-        "geometry": entry.geometry,
-        "annotator": entry.annotator,
-        "source_label": entry.source_label,
+def _check_ids(cells: Sequence[Annotation], slide_ids: Mapping[str, str], source: Path) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    twice = []
+    for entry in cells:
+        first = seen.setdefault((slide_ids[entry.image], entry.annotation_id), entry.row)
+        if first != entry.row:
+            twice.append(f"id {entry.annotation_id} in rows {first} and {entry.row}")
+    if twice:
+        more = f"; and {len(twice) - _LISTED} more" if len(twice) > _LISTED else ""
+        raise LabelError(f"{source}: different annotations of a slide have one id: {'; '.join(twice[:_LISTED])}{more}")
+
+
+def _table(cells: Sequence[Annotation], names: Mapping[str, str], slide_ids: Mapping[str, str]) -> pa.Table:
+    ids = [slide_ids[entry.image] for entry in cells]
+    order = sorted(range(len(cells)), key=lambda k: (ids[k], cells[k].box, cells[k].annotation_id))
+    rows = [cells[k] for k in order]
+    boxes = np.array([entry.box for entry in rows], dtype=np.float64).reshape(-1, 4)
+    columns = {
+        "slide_id": [ids[k] for k in order],
+        "annotation_id": [entry.annotation_id for entry in rows],
+        "label": [names[entry.source_label] for entry in rows],
+        **dict(zip(schema.BOX_COLUMNS, boxes.T, strict=True)),
+        "geometry": [entry.geometry for entry in rows],
+        "annotator": [entry.annotator for entry in rows],
+        "source_label": [entry.source_label for entry in rows],
     }
-
-
-def _cut(entry: Annotation) -> Box | None:
-    box = entry.box
-    if not all(math.isfinite(value) for value in box):
-        return None
-    if entry.image_size is not None:
-        width, height = entry.image_size
-        box = Box(max(box.x0, 0.0), max(box.y0, 0.0), min(box.x1, float(width)), min(box.y1, float(height)))
-    return box if box.width > 0 and box.height > 0 else None
-
-
-def _check_images(annotations: Sequence[Annotation], slide_ids: Mapping[str, str], source: Path) -> None:
-    unknown = sorted({entry.image for entry in annotations} - set(slide_ids))
-    if unknown:
-        more = f" and {len(unknown) - _LISTED} more" if len(unknown) > _LISTED else ""
-        raise LabelError(f"{source}: no slide id for {', '.join(unknown[:_LISTED])}{more}")
-
-
-def _listed(faults: Sequence[Fault]) -> str:
-    more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
-    return f"{len(faults)} broken annotations: {'; '.join(map(str, faults[:_LISTED]))}{more}"
+    arrays = [pa.array(columns[field.name], field.type) for field in schema.ANNOTATIONS]
+    return pa.Table.from_arrays(arrays, schema=schema.ANNOTATIONS)

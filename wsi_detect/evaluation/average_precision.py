@@ -1,19 +1,25 @@
-"""Average precision at IoU 0.5 under COCO's rules: 101 recall points, areas to ignore as crowds, all detections.
+"""Average precision under COCO's rules: 101 recall points, IoU 0.5 to 0.95, sizes, areas to ignore as crowds.
 
-`ap50` is faster-coco-eval's number. `average_precision` computes the same from a `Pool`; it exists because intervals
-need it under resampled images, where one matching serves every replicate, and because a slide with 100,000 cells is too
-much for a full matrix of overlaps.
+Everything is pycocotools' number, to rounding (Lin et al. 2014, Microsoft COCO; `cocoeval.py`). Classes are grouped by
+how many training examples they had as LVIS does (Gupta, Dollár and Girshick 2019, section 3).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_detect.errors import MissingExtraError
-from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth, paired
-from wsi_detect.evaluation.matching import Pool, merge_labels
+from wsi_detect.evaluation.columns import Columns, lay_out
+from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
+from wsi_detect.evaluation.matching import Pool, Question, Within, ask
+
+#: IoU at which COCO's AP is averaged.
+THRESHOLDS = tuple(float(value) for value in np.linspace(0.5, 0.95, 10))
+#: COCO's ranges of box area, px².
+COCO_AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+#: Groups of classes by training examples, the most a class of the group may have; LVIS counts images.
+FREQUENCIES = ("rare", "common", "frequent")
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _AGNOSTIC = "agnostic"
@@ -38,17 +44,18 @@ def ap50(
         as one class after merging the labels of one cell.
 
     Raises:
-        MissingExtraError: faster-coco-eval is not installed.
+        LabelError: two truths or two predictions of one image, or a prediction of an unknown image.
         NonFiniteError: a box or a score is NaN or infinite.
     """
-    ordered = paired(predictions, truths)
-    result = _coco_ap(ordered, truths, {name: {name} for name in classes})
-    merged = [merge_labels(prediction, merge_iou) for prediction in ordered]
-    result |= {"mean": mean(result.values())}
-    return result | _coco_ap(merged, truths, {_AGNOSTIC: None})
+    columns = lay_out(predictions, truths, merge_iou)
+    pools = ask(columns, {name: {name} for name in classes}).pools()
+    result = {name: average_precision(found) for name, found in pools.items()}
+    result["mean"] = mean(result.values())
+    every = ask(columns, {_AGNOSTIC: columns.names}, merge=True).pools()
+    return result | {_AGNOSTIC: average_precision(every[_AGNOSTIC])}
 
 
-def mean(values: Collection[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
     """Mean of the values that are defined, None if none is."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
@@ -68,38 +75,73 @@ def average_precision(pool: Pool, weights: NDArray[np.floating] | None = None) -
     if not cells:
         return None
     count = np.ones(len(pool.scores)) if weights is None else weights[pool.image]
-    right = np.cumsum(count * pool.hits)
-    total = np.cumsum(count)
+    return interpolated(np.cumsum(count * pool.hits), np.cumsum(count), cells)
+
+
+def interpolated(right: NDArray[np.floating], total: NDArray[np.floating], cells: float) -> float:
+    """Precision averaged over COCO's recall points.
+
+    Args:
+        right: (D,) cells found down to each detection.
+        total: (D,) detections down to each.
+        cells: to be found, not 0.
+    """
     precision = right / np.maximum(total, np.spacing(1))
     # The envelope: the best precision at this recall or any higher one.
     envelope = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0.0)
     return float(envelope[np.searchsorted(right / cells, _RECALLS, side="left")].mean())
 
 
-def _coco_ap(
-    predictions: Sequence[FieldPrediction], truths: Sequence[FieldTruth], groups: dict[str, set[str] | None]
+def precision_recall(pool: Pool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Recall and COCO's precision envelope, (101,) each; precision 0 where that recall is never reached."""
+    right, total = np.cumsum(pool.hits), np.arange(1, len(pool.hits) + 1)
+    envelope = np.append(np.maximum.accumulate((right / total)[::-1])[::-1], 0.0)
+    return _RECALLS, envelope[np.searchsorted(right / max(pool.n_cells, 1), _RECALLS, side="left")]
+
+
+def coco_ap(question: Question, within: Within | None = None) -> dict[str, float | None]:
+    """COCO's AP, the mean of AP at IoU 0.5, 0.55 … 0.95, of each group of a question; None without a cell of it."""
+    found: dict[str, list[float | None]] = {name: [] for name in question.names}
+    for threshold in THRESHOLDS:
+        for name, pool in question.pools(threshold, within).items():
+            found[name].append(average_precision(pool))
+    return {name: mean(values) for name, values in found.items()}
+
+
+def size_ranges(
+    columns: Columns, truths: Sequence[FieldTruth], ranges_um: Mapping[str, tuple[float, float]]
+) -> dict[str, Within]:
+    """COCO's ranges of area in px², and declared ranges of side in µm.
+
+    Args:
+        columns: of these truths.
+        truths: one an image; all must state their mpp, or no range in µm is given.
+        ranges_um: name → smallest and largest side of a cell, the root of its box's area, µm; both ends belong to it.
+
+    Returns:
+        Name → range; `coco small`, `coco medium`, `coco large`, then the declared names.
+    """
+    found, cells = (_areas(boxes) for boxes in (columns.detections.boxes, columns.cells.boxes))
+    ranges = {f"coco {name}": Within(found, cells, *limits) for name, limits in COCO_AREAS.items()}
+    if ranges_um and all(truth.mpp for truth in truths):
+        mpp = np.array([truth.mpp for truth in truths], np.float64)
+        sides = np.sqrt(found) * mpp[columns.detections.image], np.sqrt(cells) * mpp[columns.cells.image]
+        ranges |= {name: Within(*sides, *limits) for name, limits in ranges_um.items()}
+    return ranges
+
+
+def by_frequency(
+    values: Mapping[str, float | None], training: Mapping[str, int], limits: tuple[int, int] = (10, 100)
 ) -> dict[str, float | None]:
-    """AP50 of groups of labels, each group one COCO category; None as a group is every label."""
-    try:
-        from faster_coco_eval import COCO, COCOeval_faster
-    except ImportError as error:
-        raise MissingExtraError("average precision", "eval") from error
-    content, results = to_coco(predictions, truths, groups)
-    if not groups:
-        return {}
-    truth = COCO(content)
-    job = COCOeval_faster(truth, truth.loadRes(results), "bbox")
-    job.params.iouThrs = np.array([0.5])
-    job.params.areaRng, job.params.areaRngLbl = [[0, 1e12]], ["all"]
-    job.params.maxDets = [max(1, max((len(p.scores) for p in predictions), default=1))]
-    job.evaluate()
-    job.accumulate()
-    # (thresholds, recalls, categories, areas, limits); -1 where there is no truth.
-    precision = np.asarray(job.eval["precision"])[0, :, :, 0, 0]
-    return {
-        name: float(column.mean()) if (column > -1).all() else None
-        for name, column in zip(groups, precision.T, strict=True)
-    }
+    """Mean over the classes that were rare, common and frequent in training; None for a group without a class.
+
+    Args:
+        values: class → AP, None where the truth has no cell of it.
+        training: class → training images (LVIS) or cells, as declared; classes not named belong to no group.
+        limits: most examples of a rare and of a common class.
+    """
+    group = {name: FREQUENCIES[int(np.searchsorted(limits, number, side="left"))] for name, number in training.items()}
+    return {name: mean(v for label, v in values.items() if group.get(label) == name) for name in FREQUENCIES}
 
 
 def to_coco(
@@ -125,6 +167,10 @@ def to_coco(
                     results.append({**key, "bbox": _corner(box), "score": float(score)})
     categories = [{"id": category, "name": name} for category, name in enumerate(groups, start=1)]
     return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
 
 
 def _corner(box: NDArray[np.floating]) -> list[float]:

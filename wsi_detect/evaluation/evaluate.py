@@ -1,31 +1,25 @@
-"""The stage evaluate: a detector against labelled fields of any size, or the cells of slides against annotations."""
+"""The stage evaluate on labelled fields of any size: a detector is shown each of them whole."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
 
-from wsi_detect import artifact
 from wsi_detect.errors import LabelError, NonFiniteError
-from wsi_detect.evaluation.average_precision import ap50
 from wsi_detect.evaluation.fields import FieldDetector, FieldPrediction, FieldTruth, check_finite, read_fields
-from wsi_detect.evaluation.figures import EvaluationConfig, make_pools, with_intervals
-from wsi_detect.schema import ANNOTATIONS, BOX_COLUMNS, CELLS, METRICS
-from wsi_detect.taxonomy import gravest_first
+from wsi_detect.evaluation.figures import EvaluationConfig
+from wsi_detect.evaluation.results import EvaluationRun
+from wsi_detect.evaluation.runs import evaluate_run, flat
 
 if TYPE_CHECKING:
     from wsi_detect.detectors.info import DetectorInfo
 
 _log = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.parquet"
 
 
 class _PatchDetections(Protocol):
@@ -123,11 +117,40 @@ def evaluate_fields(
         NonFiniteError: the detector gave a box or a score that is not finite.
         MissingExtraError: faster-coco-eval is not installed.
     """
+    run = run_on_fields(detector, coco, images, config)
+    return flat(run)
+
+
+def run_on_fields(
+    detector: FieldDetector,
+    coco: Path,
+    images: Path,
+    config: EvaluationConfig | None = None,
+    *,
+    about: Mapping[str, Any] | None = None,
+    chosen_on: EvaluationRun | None = None,
+) -> EvaluationRun:
+    """Evaluate a detector on labelled fields and keep everything: what `evaluate_fields` does, as an artefact.
+
+    Args:
+        detector: takes a whole image.
+        coco: truth, a COCO file whose categories are taxonomy names; see `fields.read_fields`.
+        images: folder of its files.
+        config: how to evaluate.
+        about: what is known of model and data, for `evaluation.json`.
+        chosen_on: an evaluation of another split, from which operating point and temperatures are taken.
+
+    Raises:
+        LabelError: the truth is not usable, a file is missing or of another size, or the other split is the same one.
+        NonFiniteError: the detector gave a box or a score that is not finite.
+    """
     config = config or EvaluationConfig()
     truths = read_fields(coco)
     if not truths:
         raise LabelError(f"{coco} names no image")
-    return evaluate_predictions(*predict_fields(detector, truths, images, config.rescale), detector.classes, config)
+    predictions, truths = predict_fields(detector, truths, images, config.rescale)
+    facts = {"kind": "fields", "data": coco.stem, **(about or {})}
+    return evaluate_run(EvaluationRun(truths, predictions, tuple(detector.classes), config, facts), chosen_on)
 
 
 def evaluate_predictions(
@@ -137,87 +160,7 @@ def evaluate_predictions(
     config: EvaluationConfig,
 ) -> dict[str, float | None]:
     """Compute the figures of `evaluate_fields` from predictions already made; `classes` are the detector's."""
-    names = gravest_first({*classes, *(label for truth in truths for label in truth.labels)})
-    pools = make_pools(predictions, truths, names, config.merge_iou)
-    values = pools.figures(config.false_positives)
-    values |= {f"ap50/{name}": value for name, value in ap50(predictions, truths, names, config.merge_iou).items()}
-    result: dict[str, float | None] = {"images": len(truths)}
-    result |= {f"n/{name}": number for name, number in pools.counts().items()}
-    for name, (value, interval) in with_intervals(values, pools, config).items():
-        result[name] = value
-        if config.replicates:
-            defined = value is not None
-            result[f"ci_low/{name}"] = interval.low if defined else None
-            result[f"ci_high/{name}"] = interval.high if defined else None
-            result[f"ci_undefined/{name}"] = interval.undefined
-    return result
-
-
-def evaluate_cells(
-    cells: Sequence[Path],
-    annotations: Path,
-    out: Path,
-    config: EvaluationConfig | None = None,
-    *,
-    slides: Collection[str] | None = None,
-) -> Path:
-    """Evaluate the cells of slides against experts' annotations; the image of every figure is a slide.
-
-    Args:
-        cells: one `cells.parquet` a slide.
-        annotations: table of `schema.ANNOTATIONS`.
-        out: folder for `metrics.parquet`.
-        config: how to evaluate; `rescale` has no meaning here.
-        slides: ids of the slides that were annotated throughout; None takes those that have an annotation. Name them
-            where a slide was annotated and has no cell, or its false positives are not counted.
-
-    Returns:
-        Path of the table, rows of `schema.METRICS`.
-
-    Raises:
-        LabelError: the annotations have no row.
-        MissingArtifactError: a table is missing.
-    """
-    config = config or EvaluationConfig()
-    labelled = artifact.read_table(annotations, ANNOTATIONS)
-    if not labelled.num_rows:
-        raise LabelError(f"{annotations} has no annotation to evaluate against")
-    found = pa.concat_tables([artifact.read_table(path, CELLS).replace_schema_metadata() for path in cells])
-    taking_part = sorted(set(labelled["slide_id"].to_pylist()) if slides is None else set(slides))
-    truths, predictions = [], []
-    for slide in taking_part:
-        boxes, rows = _slide_rows(labelled, slide)
-        truths.append(FieldTruth(slide, 0, 0, boxes, rows["label"].to_pylist()))
-        boxes, rows = _slide_rows(found, slide)
-        scores = rows["score"].to_numpy().astype(np.float64)
-        predictions.append(FieldPrediction(slide, boxes, scores, rows["label"].to_pylist()))
-    left_out = set(found["slide_id"].to_pylist()) - set(taking_part)
-    if left_out:
-        _log.warning("%d slides are not annotated and are left out", len(left_out))
-    names = gravest_first({*labelled["label"].to_pylist(), *found["label"].to_pylist()})
-    pools = make_pools(predictions, truths, names, config.merge_iou)
-    figures = with_intervals(pools.figures(config.false_positives), pools, config)
-    rows = [_metric(name, value, interval, pools.counts()) for name, (value, interval) in figures.items()]
-    artifact.write_table(out / METRICS_FILE, artifact.table_of(rows, METRICS), METRICS)
-    return out / METRICS_FILE
-
-
-def _metric(name: str, value: float | None, interval: Any, counts: dict[str, int]) -> dict[str, Any]:
-    """One row of METRICS: `threshold` is the IoU of an AP, the false positives per image of a recall."""
-    metric, label = name.split("/", 1)
-    threshold = 0.5
-    if metric.startswith("recall@"):
-        metric, threshold = "recall", float(metric.removeprefix("recall@").removesuffix("fppi"))
-    number = counts.get(label, counts["agnostic"])
-    low, high = (interval.low, interval.high) if value is not None else (None, None)
-    entry = {"metric": metric, "label": label, "threshold": threshold, "value": value}
-    return {**entry, "ci_low": low, "ci_high": high, "n": number}
-
-
-def _slide_rows(table: pa.Table, slide: str) -> tuple[NDArray[np.float64], pa.Table]:
-    rows = table.filter(pc.equal(table["slide_id"], slide))
-    boxes = np.column_stack([rows[name].to_numpy() for name in BOX_COLUMNS]).reshape(-1, 4).astype(np.float64)
-    return boxes, rows
+    return flat(evaluate_run(EvaluationRun(list(truths), list(predictions), tuple(classes), config)))
 
 
 def _load(truth: FieldTruth, images: Path, rescale: float) -> tuple[NDArray[np.uint8], FieldTruth]:

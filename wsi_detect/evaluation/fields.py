@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from wsi_detect.errors import LabelError, NonFiniteError
@@ -28,6 +29,10 @@ class FieldTruth:
         boxes: (N, 4) xyxy, image px.
         labels: N taxonomy names.
         ignore: (M, 4) areas where a detection is neither right nor wrong, image px.
+        patient_id, slide_id, field_id: what the image is part of, None where nobody knows; a field is itself, unless
+            several images were cut from it.
+        mpp: µm per px of the image, None where nobody knows.
+        roi: polygons the labels are complete in, image px; None for all of the image.
     """
 
     image_id: str
@@ -36,6 +41,11 @@ class FieldTruth:
     boxes: NDArray[np.float64]
     labels: list[str]
     ignore: NDArray[np.float64] = field(default_factory=_no_boxes)
+    patient_id: str | None = None
+    slide_id: str | None = None
+    field_id: str | None = None
+    mpp: float | None = None
+    roi: shapely.Geometry | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +117,13 @@ def paired(predictions: Collection[FieldPrediction], truths: Collection[FieldTru
 def read_fields(coco: Path) -> list[FieldTruth]:
     """Read labelled fields from a COCO file; `image_id` is the file name, crowds become areas to ignore.
 
+    An entry of `images` may also state `patient_id`, `slide_id` and `field_id` (what to resample by; pseudonyms, since
+    they are written into the artefact), `mpp` (µm per px), and `roi`: polygons [x, y, x, y, …] inside which the labels
+    are complete, image px.
+
     Raises:
-        LabelError: not a COCO file, a box without area, or a used category that is not a taxonomy name.
+        LabelError: not a COCO file, a box without area, a used category that is not a taxonomy name, an mpp that is not
+            positive, or a ROI that is no valid polygon.
     """
     try:
         content = json.loads(coco.read_bytes())
@@ -138,10 +153,42 @@ def _check_categories(used: set[str], coco: Path) -> None:
 def _field(image: dict[str, Any], entries: list[dict[str, Any]], names: dict[Any, str]) -> FieldTruth:
     cells = [entry for entry in entries if not entry.get("iscrowd")]
     crowds = [entry for entry in entries if entry.get("iscrowd")]
-    labels = [names[entry["category_id"]] for entry in cells]
     return FieldTruth(
-        str(image["file_name"]), int(image["width"]), int(image["height"]), _boxes(cells), labels, _boxes(crowds)
+        str(image["file_name"]),
+        int(image["width"]),
+        int(image["height"]),
+        _boxes(cells),
+        [names[entry["category_id"]] for entry in cells],
+        _boxes(crowds),
+        patient_id=_text(image, "patient_id"),
+        slide_id=_text(image, "slide_id"),
+        field_id=_text(image, "field_id"),
+        mpp=_mpp(image),
+        roi=_roi(image),
     )
+
+
+def _text(image: dict[str, Any], name: str) -> str | None:
+    return None if image.get(name) is None else str(image[name])
+
+
+def _mpp(image: dict[str, Any]) -> float | None:
+    mpp = image.get("mpp")
+    if mpp is not None and not 0 < float(mpp) < float("inf"):
+        raise LabelError(f"image {image['file_name']}: mpp {mpp!r} is not a positive number of µm per px")
+    return None if mpp is None else float(mpp)
+
+
+def _roi(image: dict[str, Any]) -> shapely.Geometry | None:
+    if not image.get("roi"):
+        return None
+    try:
+        parts = [shapely.Polygon(np.array(ring, np.float64).reshape(-1, 2)) for ring in image["roi"]]
+    except (ValueError, shapely.errors.GEOSException) as error:
+        raise LabelError(f"image {image['file_name']}: roi is not a list of polygons: {error}") from error
+    if not all(part.is_valid and part.area > 0 for part in parts):
+        raise LabelError(f"image {image['file_name']}: a polygon of its roi crosses itself or has no area")
+    return shapely.union_all(parts)
 
 
 def _boxes(entries: list[dict[str, Any]]) -> NDArray[np.float64]:

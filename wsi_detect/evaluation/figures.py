@@ -1,43 +1,24 @@
-"""All figures of one evaluation, with their intervals, under the flat keys every report of this package uses."""
+"""One matching for the plain questions, and their figures under the flat keys."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
-from wsi_detect.config import Config
 from wsi_detect.evaluation.average_precision import average_precision, mean
-from wsi_detect.evaluation.bootstrap import Interval, percentile_intervals
-from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth, paired
+from wsi_detect.evaluation.columns import Columns, lay_out
+from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.froc import recall_at
-from wsi_detect.evaluation.matching import Pool, merge_labels, pool
+from wsi_detect.evaluation.matching import Pool, ask
+from wsi_detect.evaluation.settings import EvaluationConfig
 from wsi_detect.taxonomy import CLASSES, is_abnormal
 
 ABNORMAL = "any_abnormal"
 AGNOSTIC = "agnostic"
 MEAN = "mean"
 
-
-class EvaluationConfig(Config):
-    """How to evaluate.
-
-    Attributes:
-        merge_iou: boxes of different classes that overlap so much mean one cell, where the class does not matter.
-        false_positives: per image, at which the recall of abnormal cells is read.
-        replicates: of the bootstrap; 0 for no intervals.
-        confidence: of the intervals.
-        seed: of the bootstrap.
-        rescale: images and boxes are resized by this factor before the detector sees them.
-    """
-
-    merge_iou: float = Field(default=0.5, gt=0, le=1)
-    false_positives: tuple[float, ...] = (1.0, 4.0)
-    replicates: int = Field(default=1000, ge=0)
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    seed: int = 0
-    rescale: float = Field(default=1.0, gt=0.05, lt=20)
+__all__ = ["ABNORMAL", "AGNOSTIC", "MEAN", "EvaluationConfig", "Pools", "make_pools", "pools_of", "recall_key"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,32 +73,16 @@ def make_pools(
     calls a cell abnormal is that of its best abnormal label, also where NILM scored higher: the question is at which
     threshold the cell is shown, not what it would be called.
     """
-    ordered = paired(predictions, truths)
+    columns = lay_out(predictions, truths, merge_iou)
+    return pools_of(columns, classes)
+
+
+def pools_of(columns: Columns, classes: Sequence[str], limit: int | None = None) -> Pools:
+    """Do what `make_pools` does with columns; `limit` is the most detections of an image and a group that count."""
     abnormal = {name for name in CLASSES if is_abnormal(name)}
-    suspects = [found.take(np.flatnonzero([name in abnormal for name in found.labels])) for found in ordered]
+    every = ask(columns, {AGNOSTIC: columns.names}, merge=True, limit=limit)
     return Pools(
-        {name: pool(ordered, truths, {name}) for name in classes},
-        pool([merge_labels(found, merge_iou) for found in ordered], truths),
-        pool([merge_labels(found, merge_iou) for found in suspects], truths, abnormal),
-    )
-
-
-def with_intervals(
-    values: Mapping[str, float | None], pools: Pools, config: EvaluationConfig
-) -> dict[str, tuple[float | None, Interval]]:
-    """Add the interval of each figure; the mean of a replicate is over the classes drawn into it."""
-
-    def statistic(weights: NDArray[np.float64]) -> dict[str, float | None]:
-        return pools.figures(config.false_positives, weights)
-
-    intervals = _bootstrap(statistic, len(pools.agnostic.cells), config)
-    nothing = Interval(None, None, 0)
-    return {name: (value, intervals.get(name, nothing)) for name, value in values.items()}
-
-
-def _bootstrap(
-    statistic: Callable[[NDArray[np.float64]], dict[str, float | None]], images: int, config: EvaluationConfig
-) -> dict[str, Interval]:
-    return percentile_intervals(
-        statistic, images, replicates=config.replicates, confidence=config.confidence, seed=config.seed
+        ask(columns, {name: {name} for name in classes}, limit=limit).pools(),
+        every.pools()[AGNOSTIC],
+        ask(columns, {ABNORMAL: abnormal}, merge=True, limit=limit).pools()[ABNORMAL],
     )

@@ -50,7 +50,7 @@ def write_report(folder: Path, slide: SlideReader | None = None) -> Path:
     if slide is not None and cells is not None:
         crops = [crop for shelf in gallery for crop in shelf.crops]
         picture = draw_overview(slide, cells, unexamined(folder / "patches.zarr", patches), crops)
-    page = _environment().get_template("slide_report.html").render(
+    page = environment().get_template("slide_report.html").render(
         status=status,
         meaning=facts.meaning(status),
         shares=facts.shares(status),
@@ -100,7 +100,8 @@ def _counts(cells: CellMap, visible: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Return what pages are made with: templates of this room, class colours, everything escaped."""
     # Ids and reasons come from files of others: everything is escaped, whatever the template's name ends in.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),

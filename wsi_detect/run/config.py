@@ -36,6 +36,7 @@ SECTIONS = (
     "exports",
     "export",
     "evaluation",
+    "comparison",
     "lab",
 )
 #: Overlap of neighbouring patches, largest cells: every cell lies its own width inside some patch.

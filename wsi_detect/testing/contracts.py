@@ -4,21 +4,20 @@ A check takes the thing itself and what it needs to be tried on, and raises `Con
 the first clause that does not hold. Losses and detectors need torch, which is imported only when they are checked.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_detect.annotations.annotation import Annotation
 from wsi_detect.errors import WsiDetectError
 from wsi_detect.geometry import Box
 from wsi_detect.slides.reader import SlideReader
 from wsi_detect.stitching.cell_map import CellMap
+from wsi_detect.testing.importer_contract import check_importer
 from wsi_detect.testing.learned_contracts import check_detector
 from wsi_detect.testing.loss_contracts import check_loss
-from wsi_detect.testing.painter import PaintedCell
 from wsi_detect.testing.promise import ContractBrokenError, promise
 
 __all__ = [
@@ -76,44 +75,6 @@ def check_reader(open_reader: Callable[[], SlideReader], expected: NDArray[np.ui
     with open_reader() as again:
         second, _ = again.read_region(0, 0, 0, width, height)
     promise(np.array_equal(second, whole), "a second opening gives other pixels")
-
-
-def check_importer(
-    read: Callable[[Path], Iterator[Annotation]],
-    path: Path,
-    cells: Sequence[PaintedCell],
-    *,
-    image: str,
-    tolerance_px: float = 1e-6,
-) -> None:
-    """Check an importer on a file of its format that holds painted truth.
-
-    Args:
-        read: the importer.
-        path: a file with exactly these cells, all on one image.
-        cells: the truth.
-        image: the name of the image in the file.
-        tolerance_px: half a unit of the last digit the format keeps.
-
-    Raises:
-        ContractBrokenError: a cell is lost, doubled, moved or renamed, or a broken file is not refused as one.
-    """
-    found = list(read(path))
-    promise(all(isinstance(entry, Annotation) for entry in found), "an importer yields `Annotation`")
-    promise(len(found) == len(cells), f"{len(found)} annotations, {len(cells)} are in the file")
-    promise(len({entry.annotation_id for entry in found}) == len(found), "annotation ids are not unique")
-    promise({entry.image for entry in found} <= {image}, "another image is named than the file has")
-    _check_same_boxes([(e.source_label, e.box) for e in found], [(c.label, c.box) for c in cells], tolerance_px)
-    promise(list(read(path)) == found, "reading twice gives different annotations")
-    broken = path.with_name(f"broken-{path.name}")
-    broken.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    for bad, what in ((broken, "a truncated file"), (path.with_name(f"absent-{path.name}"), "an absent file")):
-        try:
-            list(read(bad))
-        except WsiDetectError as error:
-            promise(bad.name in str(error), f"the message about {what} does not name it: {error}")
-        else:
-            promise(False, f"{what} is read without complaint")
 
 
 def check_exporter(
@@ -271,17 +232,6 @@ def _check_planes(reader: SlideReader) -> None:
     except (IndexError, ValueError, WsiDetectError):
         return
     promise(False, "a focal plane that is not there is read without complaint")
-
-
-def _check_same_boxes(found: list[tuple[str, Box]], truth: list[tuple[str, Box]], tolerance: float) -> None:
-    for (label, box), (true_label, true_box) in zip(_sorted(found), _sorted(truth), strict=True):
-        moved = float(np.abs(np.array(box) - np.array(true_box)).max())
-        promise(moved <= tolerance, f"box {tuple(true_box)} was read as {tuple(box)}")
-        promise(label == true_label, f"label {true_label} was read as {label}")
-
-
-def _sorted(boxes: list[tuple[str, Box]]) -> list[tuple[str, Box]]:
-    return sorted(boxes, key=lambda entry: (np.rint(np.array(entry[1])).tolist(), entry[0]))
 
 
 def _weights(weights: NDArray[np.float64], patches: int) -> NDArray[np.float64]:
