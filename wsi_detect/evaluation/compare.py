@@ -179,9 +179,38 @@ def compare_runs(first: EvaluationRun, second: EvaluationRun, config: Comparison
     found = []
     for name, value in values[0].items():
         a, b = (side.get(name, nothing) for side in drawn)
-        found.append(_difference(name, (value, values[1][name]), b - a, config))
+        found.append(difference(name, (value, values[1][name]), b - a, config))
     about = (dict(first.about), dict(second.about))
-    return Comparison(tuple(_with_holm(found)), len(truths), unit, len(set(groups)), config, about)
+    return Comparison(tuple(with_holm(found)), len(truths), unit, len(set(groups)), config, about)
+
+
+def difference(
+    figure: str, values: tuple[float | None, float | None], drawn: NDArray[np.float64], config: ComparisonConfig
+) -> Difference:
+    """One figure of two runs, before Holm.
+
+    Args:
+        figure: its key.
+        values: of run A and of run B.
+        drawn: (R,) B minus A in each replicate, NaN where one of them has no value.
+        config: its confidence and power are used.
+    """
+    first, second = values
+    known = drawn[~np.isnan(drawn)]
+    undefined = len(drawn) - len(known)
+    if first is None or second is None or not len(known):
+        gap = None if first is None or second is None else second - first
+        return Difference(figure, first, second, gap, None, None, None, None, None, undefined)
+    interval = percentile_interval(drawn, config.confidence)
+    # Both counted with one more, so that a finite number of replicates never says never (Davison and Hinkley 1997).
+    share = min(1.0, 2 * (1 + min(int((known <= 0).sum()), int((known >= 0).sum()))) / (len(known) + 1))
+    normal = NormalDist()
+    reach = normal.inv_cdf((1 + config.confidence) / 2) + normal.inv_cdf(config.power)
+    spread = float(known.std(ddof=1)) if len(known) > 1 else 0.0
+    detectable = reach * spread if spread else None
+    return Difference(
+        figure, first, second, second - first, interval.low, interval.high, share, None, detectable, undefined
+    )
 
 
 def holm(shares: Sequence[float]) -> list[float]:
@@ -229,28 +258,8 @@ def _figures_of(
     return figures
 
 
-def _difference(
-    figure: str, values: tuple[float | None, float | None], drawn: NDArray[np.float64], config: ComparisonConfig
-) -> Difference:
-    first, second = values
-    known = drawn[~np.isnan(drawn)]
-    undefined = len(drawn) - len(known)
-    if first is None or second is None or not len(known):
-        difference = None if first is None or second is None else second - first
-        return Difference(figure, first, second, difference, None, None, None, None, None, undefined)
-    interval = percentile_interval(drawn, config.confidence)
-    # Both counted with one more, so that a finite number of replicates never says never (Davison and Hinkley 1997).
-    share = min(1.0, 2 * (1 + min(int((known <= 0).sum()), int((known >= 0).sum()))) / (len(known) + 1))
-    normal = NormalDist()
-    reach = normal.inv_cdf((1 + config.confidence) / 2) + normal.inv_cdf(config.power)
-    spread = float(known.std(ddof=1)) if len(known) > 1 else 0.0
-    detectable = reach * spread if spread else None
-    return Difference(
-        figure, first, second, second - first, interval.low, interval.high, share, None, detectable, undefined
-    )
-
-
-def _with_holm(found: Sequence[Difference]) -> list[Difference]:
+def with_holm(found: Sequence[Difference]) -> list[Difference]:
+    """Differences with their shares adjusted for the number of those that have one."""
     shares = [entry.share for entry in found if entry.share is not None]
     adjusted = iter(holm(shares))
     return [entry if entry.share is None else replace(entry, holm=next(adjusted)) for entry in found]
