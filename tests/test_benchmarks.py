@@ -16,6 +16,7 @@ EXPECTED = {
     "bench_stitching.py": "cpu/crowded/10000/ours",
     "bench_store.py": "",
     "bench_loader.py": "",
+    "bench_losses.py": "added/bundled/grad_libra",
 }
 
 

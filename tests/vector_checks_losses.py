@@ -345,8 +345,7 @@ def _check_seed_sampling(case, dtype):
     # What is drawn follows these weights.
     draws = 4000
     rule = SeedRule(dilation_px=1)
-    generator = torch.Generator().manual_seed(0)
-    seeds = torch.stack([draw_seeds(cam[None], rule, generator)[0] for _ in range(draws)])
+    seeds = draw_seeds(cam.expand(draws, -1, -1), rule, torch.Generator().manual_seed(0))
     for label, other, weight in ((1, background[0], region[0]), (0, region[0], background[0] / background.sum())):
         # A pixel drawn for both is neither.
         share = (seeds == label).double().mean(dim=0)

@@ -100,6 +100,31 @@ def test_a_resumed_run_sees_what_an_undisturbed_one_sees(dataset, workers, stop)
     assert seen + rest == whole
 
 
+@pytest.mark.parametrize("stop", [1, 3, 6])
+def test_processes_that_train_together_go_on_where_they_were(dataset, stop):
+    """Each has half of every joined batch, before the stop as after it."""
+
+    def part(rank):
+        sampler = EpochSampler(np.ones(len(dataset)), len(dataset), seed=5, rank=rank, world=2)
+        return make_loader(dataset, 2, sampler=sampler)
+
+    alone = loader(dataset)
+    whole = [contents([batch]) for _ in range(2) for batch in alone]
+    resumed = []
+    for rank in range(2):
+        first, seen = part(rank), []
+        for batch in first:
+            seen.append(contents([batch]))
+            if len(seen) == stop:
+                state = first.state_dict()
+                break
+        again = part(rank)
+        again.load_state_dict(state)
+        resumed.append(seen + [contents([batch]) for _ in range(2) for batch in again])
+    joined = [sorted(map(str, one + other)) for one, other in zip(*resumed, strict=True)]
+    assert joined == [sorted(map(str, batch)) for batch in whole]
+
+
 def test_a_trainer_that_sets_the_same_epoch_does_not_lose_the_place(dataset):
     again = loader(dataset)
     again.load_state_dict({"epoch": 1, "batches": 5})

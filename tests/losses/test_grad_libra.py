@@ -2,11 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torchvision.ops import sigmoid_focal_loss
 
 from wsi_detect.losses import LOSSES, GradLibraLoss
+from wsi_detect.losses.grad_libra import hardness_of
 
 LOGITS = [-4.0, -1.0, 0.0, 0.5, 3.0]
 
@@ -80,14 +82,81 @@ def test_per_class_alphas():
     assert value.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_ignored_rows_do_not_count_even_when_infinite():
+@pytest.mark.parametrize("form", ["weight", "gradient", "mean_weight"])
+def test_ignored_rows_do_not_count_even_when_infinite(form):
     logits = torch.tensor([[0.0], [math.inf]], requires_grad=True)
     valid = torch.tensor([True, False])
-    value = run(GradLibraLoss(), logits, torch.zeros(2, 1), valid=valid)
+    value = run(GradLibraLoss(form=form), logits, torch.zeros(2, 1), valid=valid)
+    value.backward()
     assert math.isfinite(value.item())
+    assert logits.grad[0].item() != 0
+    assert logits.grad[1].item() == 0
 
 
-@pytest.mark.parametrize("options", [{"alpha_pos": -0.1}, {"alpha_neg": 1.5}, {"hardness": "cos"}])
+@pytest.mark.parametrize("kind", ["sin", "sin2pi"])
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("y", [0.0, 1.0])
+@pytest.mark.parametrize("z", [-30.0, -4.0, -1.0, 0.0, 0.5, 3.0, 12.0])
+def test_shaped_gradient_is_the_hardness_and_the_loss_its_integral(z, y, alpha, kind):
+    def value(at):
+        loss = GradLibraLoss(alpha_pos=alpha, alpha_neg=alpha, hardness=kind, form="gradient")
+        return run(loss, at, torch.tensor([[y]], dtype=torch.float64))
+
+    logits = torch.tensor([[z]], dtype=torch.float64, requires_grad=True)
+    value(logits).backward()
+    g = 1 / (1 + math.exp(z if y else -z))
+    expected = hardness(g, alpha, kind)[0] * (-1 if y else 1)
+    assert logits.grad.item() == pytest.approx(expected, rel=1e-9, abs=1e-15)
+    # The integral, by Simpson's rule from where the loss is 0 (a correct logit of 40).
+    grid = np.linspace(40.0 if y else -40.0, z, 20001)
+    norms = 1 / (1 + np.exp(grid if y else -grid))
+    slopes = np.array([hardness(norm, alpha, kind)[0] for norm in norms]) * (-1 if y else 1)
+    assert value(logits).item() == pytest.approx(simpson(slopes, grid), rel=1e-7, abs=1e-12)
+
+
+def simpson(values, grid):
+    step = grid[1] - grid[0]
+    return step / 3 * (values[0] + values[-1] + 4 * values[1:-1:2].sum() + 2 * values[2:-1:2].sum())
+
+
+@pytest.mark.parametrize("kind", ["sin", "sin2pi"])
+def test_shaped_gradient_with_alpha_zero_is_cross_entropy(kind):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(40, 6) * 5, (torch.rand(40, 6) < 0.1).float()
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / 7
+    loss = GradLibraLoss(alpha_pos=0, alpha_neg=0, hardness=kind, form="gradient")
+    torch.testing.assert_close(run(loss, logits, targets, normaliser=7.0), expected)
+
+
+def test_hardness_of_easy_entries_is_not_lost_in_float32():
+    """At alpha 1 it is g^3 / 6: of g - sin(g) in float32 nothing is left at g = 1e-4."""
+    g = torch.tensor([1e-4, 1e-2, 1.0])
+    assert hardness_of(g, torch.ones(3), "sin").tolist() == pytest.approx([1e-12 / 6, 1.66665e-7, 1 - math.sin(1)])
+
+
+def test_mean_weight_keeps_the_scale_and_drops_the_hardness():
+    """Positives at g = 0.5 and 0.25, negatives at 0.5 and 0.1 (alpha 0, so f = g): means 0.375 and 0.3."""
+    logits = torch.tensor([[0.0], [math.log(3)], [0.0], [-math.log(9)], [50.0]], requires_grad=True)
+    targets = torch.tensor([[1.0], [1.0], [0.0], [0.0], [0.0]])
+    valid = torch.tensor([True, True, True, True, False])
+    loss = GradLibraLoss(alpha_pos=0, alpha_neg=0, form="mean_weight")
+    value = run(loss, logits, targets, valid=valid)
+    half, quarter, tenth = math.log(2), -math.log(0.75), -math.log(0.9)
+    assert value.item() == pytest.approx(0.375 * (half + quarter) + 0.3 * (half + tenth), rel=1e-6)
+    value.backward()
+    assert logits.grad[:, 0].tolist() == pytest.approx([-0.375 * 0.5, -0.375 * 0.25, 0.3 * 0.5, 0.3 * 0.1, 0], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"alpha_pos": -0.1},
+        {"alpha_neg": 1.5},
+        {"hardness": "cos"},
+        {"form": "loss"},
+        {"form": "gradient", "detach_weight": True},
+    ],
+)
 def test_bad_options_are_named(options):
-    with pytest.raises(ValueError, match=r"alphas must lie|hardness must be"):
+    with pytest.raises(ValueError, match=r"alphas must lie|hardness must be|form must be|belongs to the form"):
         GradLibraLoss(**options)

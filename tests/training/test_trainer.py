@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from safetensors import safe_open
 
 from wsi_detect import artifact, schema
-from wsi_detect.data.index import build_index
+from wsi_detect.data.index import build_index, read_index
 from wsi_detect.detectors.bundle import load_bundle
 from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.errors import ConfigError, NonFiniteError, StaleArtifactError
@@ -148,6 +149,59 @@ def test_a_run_can_begin_with_the_weights_of_another(index, undisturbed, tmp_pat
     torch.testing.assert_close(after["head.cls.weight"], before["head.cls.weight"], rtol=0, atol=1e-9)
     with pytest.raises(ConfigError, match="is another detector"):
         train(index, tmp_path / "other", options={**SETTINGS["options"], "channels": 32}, **start)
+
+
+def with_loss(name, **changes):
+    return {"options": {**SETTINGS["options"], "loss": name}, **changes}
+
+
+def with_sampler(name, **options):
+    return {"loader": {**SETTINGS["loader"], "sampler": name, "sampler_options": options}}
+
+
+@pytest.mark.parametrize(
+    "name", ["eqlv2", pytest.param("efl", marks=pytest.mark.slow), pytest.param("ghm", marks=pytest.mark.slow)]
+)
+def test_what_a_loss_has_counted_survives_a_stop(index, tmp_path, monkeypatch, name):
+    """It must be the raw figure: the averaged weights of a run are not what its loss has seen."""
+    whole = train(index, tmp_path / "whole", **with_loss(name, steps=4))
+    interrupted(index, tmp_path / "stopped", monkeypatch, 2, **with_loss(name, steps=4))
+    assert weights(train(index, tmp_path / "stopped", **with_loss(name, steps=4))) == weights(whole)
+
+
+def test_counts_of_the_training_patches_reach_the_loss_and_the_bundle(index, tmp_path):
+    bundle = train(index, tmp_path, **with_loss("class_balanced", steps=1))
+    model, info = load_bundle(bundle)
+    known = read_index(index)
+    rows = known.counts[known.rows("train")]
+    counts = info.detector["options"]["loss_options"]["class_counts"]
+    assert counts["cells"] == rows.sum(axis=0).tolist()
+    assert counts["images"] == (rows > 0).sum(axis=0).tolist()
+    assert counts["total_images"] == len(rows)
+    assert info.training["config"]["options"]["loss"] == "class_balanced"
+    assert model.head.loss.class_weights.argmax() == rows.sum(axis=0).argmin()
+
+
+def test_a_run_can_begin_with_weights_that_another_loss_has_trained(index, undisturbed, tmp_path):
+    bundle = train(index, tmp_path, start_from=str(undisturbed), **with_loss("eqlv2", steps=1))
+    with safe_open(bundle / "model.safetensors", "pt") as state:
+        assert not [name for name in state.keys() if "loss" in name]  # noqa: SIM118 - it is no mapping
+    assert load_bundle(bundle)[0].head.loss.pos_grad.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (with_loss("seesaw"), "does not fit this detector; these do: bce, class_balanced"),
+        (with_loss("fokal"), "unknown loss 'fokal'"),
+        (with_sampler("uniform", threshold=1), "sampler 'uniform': .*threshold"),
+        (with_sampler("repeat_factor", threshold=0), "positive"),
+        (with_sampler("class_awair"), "unknown sampler 'class_awair'"),
+    ],
+)
+def test_a_wrong_pairing_is_refused(index, tmp_path, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        train(index, tmp_path, **changes)
 
 
 def test_another_configuration_does_not_continue_a_run(index, undisturbed):

@@ -122,8 +122,9 @@ class GradLibraLoss(nn.Module):
 def hardness_of(g: Tensor, alpha: Tensor, hardness: Hardness) -> Tensor:
     """f(g; alpha) of gradient norms g in [0, 1]; see `GradLibraLoss`."""
     if hardness == "sin":
-        # Not g - alpha sin(g): for alpha near 1 and small g, which most anchors have, little of that is left.
-        return g - alpha * (g - g**3 * _polynomial(g * g, _EXCESS))
+        # As (1 - alpha) g + alpha (g - sin g): for alpha near 1 and small g, which most anchors have, rounding leaves
+        # little of g - alpha sin(g).
+        return (1 - alpha) * g + alpha * g**3 * _polynomial(g * g, _EXCESS)
     return g - alpha * torch.sin(2 * math.pi * g) / (2 * math.pi)
 
 

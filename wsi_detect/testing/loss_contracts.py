@@ -54,7 +54,8 @@ def _given_its_needs(make: Callable[..., "nn.Module"]) -> Callable[[], "nn.Modul
 
     counts = ClassCounts((60.0, 30.0, 4.0), (30.0, 20.0, 3.0), 100.0)
     known = {"num_classes": _CLASSES, "class_counts": counts}
-    return partial(make, **{name: known[name] for name in getattr(make, "needs", ())})
+    needs = getattr(getattr(make, "func", make), "needs", ())  # of the class, when some options were given already
+    return partial(make, **{name: known[name] for name in needs})
 
 
 def _batch(columns: int, seed: int, rows: int = _ROWS) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def _check_distributed(make: Callable[[], "nn.Module"], columns: int) -> None:
     from torch.multiprocessing.spawn import start_processes
 
     # A server that has imported torch once: a fresh process for each loss would take seconds.
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__, "wsi_detect.losses"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["wsi_detect.testing.contracts", "torch"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start_processes(  # type: ignore[no-untyped-call]
