@@ -191,7 +191,7 @@ def one_of_two(rank, folder):
 
 def test_two_processes_are_one(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parent)
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["wsi_detect.testing.contracts", "torch"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["wsi_detect.losses"])
     start = importlib.import_module("test_negative_evidence").one_of_two  # by a name that the processes can import
     start_processes(start, args=(str(tmp_path),), nprocs=2, start_method="forkserver")
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]

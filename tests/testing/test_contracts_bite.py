@@ -1,11 +1,8 @@
 """A contract that nothing can break is none: every check refuses what it is there to refuse."""
 
-import importlib
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +13,6 @@ from torch import nn
 from wsi_detect.annotations import coco
 from wsi_detect.data.samplers import class_aware, uniform
 from wsi_detect.geometry import Box
-from wsi_detect.losses import BCELoss
 from wsi_detect.slides import open_slide
 from wsi_detect.slides.image import ImageReader
 from wsi_detect.stitching.cell_map import CellMap
@@ -28,7 +24,6 @@ from wsi_detect.testing.contracts import (
     check_detector,
     check_exporter,
     check_importer,
-    check_loss,
     check_reader,
     check_sampler,
 )
@@ -267,82 +262,6 @@ def head_only(counts, share=None):
 def test_sampler(sampler, words):
     with broken(words):
         check_sampler(sampler, rebalances=True)
-
-
-# --- losses --------------------------------------------------------------------------------------------------------
-
-
-class CountsAll(BCELoss):
-    """Forgets `valid`."""
-
-    def forward(self, logits, targets, *, valid, image, normaliser):
-        return super().forward(logits, targets, valid=torch.ones_like(valid), image=image, normaliser=normaliser)
-
-
-class Mean(BCELoss):
-    """Divides by the rows instead of the normaliser."""
-
-    def forward(self, logits, targets, *, valid, image, normaliser):
-        return super().forward(logits, targets, valid=valid, image=image, normaliser=len(logits) + 1)
-
-
-class Claims(BCELoss):
-    """Says that it brings its own divisor, and does not."""
-
-    own_normaliser = True
-
-
-class ByHand(BCELoss):
-    """The logarithm of a probability that is 0."""
-
-    def forward(self, logits, targets, *, valid, image, normaliser):
-        p = torch.sigmoid(logits)
-        entries = -(targets * p.log() + (1 - targets) * (1 - p).log())
-        return (entries * valid[:, None]).sum() / normaliser
-
-
-class Hidden(BCELoss):
-    """Keeps a running figure where no checkpoint sees it."""
-
-    seen = 0.0
-
-    def forward(self, logits, targets, *, valid, image, normaliser):
-        self.seen += 1.0
-        loss = super().forward(logits, targets, valid=valid, image=image, normaliser=normaliser)
-        return loss * (1 + self.seen) / 2
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (CountsAll, "not valid"),
-        (Mean, "divided by the normaliser"),
-        (Claims, "uses the normaliser"),
-        (ByHand, "logits of 80"),
-        (Hidden, "state_dict"),
-        (nn.Identity, "unexpected keyword"),
-    ],
-)
-def test_loss(make, words):
-    expected = pytest.raises(TypeError) if make is nn.Identity else broken(words)
-    with expected:
-        check_loss(make)
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("Running", "different states"),
-        ("Summed", "another state than one"),
-        ("PerProcess", "other gradients than one"),
-        ("Reduced", None),
-    ],
-)
-def test_loss_on_two_processes(name, words, monkeypatch):
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    make = getattr(importlib.import_module("losses_with_state"), name)
-    with broken(words) if words else nullcontext():
-        check_loss(make)
 
 
 # --- detectors -----------------------------------------------------------------------------------------------------

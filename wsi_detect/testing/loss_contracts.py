@@ -189,7 +189,7 @@ def _check_distributed(make: Callable[[], "nn.Module"], columns: int) -> None:
     from torch.multiprocessing.spawn import start_processes
 
     # A server that has imported torch once: a fresh process for each loss would take seconds.
-    multiprocessing.get_context("forkserver").set_forkserver_preload(["wsi_detect.testing.contracts", "torch"])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(["wsi_detect.losses"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         start_processes(  # type: ignore[no-untyped-call]
