@@ -60,7 +60,7 @@ $(PEERS): $(SETUP) | .venv/bin/python
 
 bench: $(PEERS)
 	@mkdir -p build/bench
-	@for name in stitching tiling store loader; do \
+	@for name in stitching tiling store loader evaluation; do \
 	  echo "== $$name"; \
 	  .venv-bench/bin/python scripts/bench_$$name.py --json build/bench/$$name.json || exit 1; \
 	done

@@ -14,6 +14,7 @@ EXPECTED = {
     "bench_slides.py": "sparse/tiles",
     "bench_tiling.py": "tile/verbatim/wall",
     "bench_stitching.py": "cpu/crowded/10000/ours",
+    "bench_evaluation.py": "cpu/5/ours, everything",
     "bench_store.py": "",
     "bench_loader.py": "",
     "bench_losses.py": "added/bundled/grad_libra",

@@ -97,6 +97,17 @@ def test_the_example_exporter_keeps_the_contract(contributed, tmp_path):
     check_exporter(contributed["write"], read_back, cells, tmp_path)
 
 
+def test_the_example_of_comparing(capsys):
+    for _, text in blocks(ROOT / "docs" / "comparing.md", "python", "run"):
+        exec(text, {})  # noqa: S102 - our own document
+    ap, cost, drawn = capsys.readouterr().out.splitlines()
+    # 51 of 101 recall points; an HSIL missed in every field costs twice its gravity of 8.
+    assert ap.split()[:2] == ["ap50/HSIL", str(51 / 101)]
+    assert ap.endswith(" B")
+    assert cost == "cost/all/image 16.0 0.0 -16.0 (-16.0, -16.0) B"
+    assert drawn == "10 slide"
+
+
 def shell_lines() -> list[tuple[str, str]]:
     """Lines of all documents that call the command line, continued lines joined."""
     found = []

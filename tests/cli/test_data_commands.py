@@ -71,7 +71,6 @@ def test_labels_become_an_index(cli, tmp_path):
 
 
 def test_figures_of_a_labelled_field(cli, tmp_path):
-    pytest.importorskip("faster_coco_eval")
     from PIL import Image
 
     slide = paint_slide(tmp_path / "a.svs", width=512, height=512, n_cells=10, seed=3)

@@ -64,7 +64,7 @@ def test_no_image():
 
 
 def test_a_strange_class_is_named():
-    with pytest.raises(LabelError, match="image a has cells or detections of 'SCC'"):
+    with pytest.raises(LabelError, match="cells or detections of 'SCC', which has no row"):
         calls([found([("SCC", A, 0.1)])], [truth({})], CLASSES, min_score=0.5)
 
 

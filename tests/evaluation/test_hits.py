@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsi_detect.evaluation.columns import lay_out
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
-from wsi_detect.evaluation.hits import RANKINGS, first_hits, hit_at
+from wsi_detect.evaluation.hits import RANKINGS, first_hits, first_hits_in, hit_at
 
 A, B, C, FAR = [0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [80, 80, 90, 90]
 
@@ -112,10 +113,36 @@ def test_an_image_without_a_prediction_shows_nothing():
 
 def test_equal_scores_keep_their_order():
     prediction = found([("LSIL", A, 0.5), ("HSIL", B, 0.5), ("LSIL", C, 0.5)])
-    assert {name: rank(prediction).tolist() for name, rank in RANKINGS.items()} == {
-        "score": [0, 1, 2],
-        "gravity": [1, 0, 2],
+    fields = [truth({"LSIL": A}), truth({"HSIL": B}), truth({"LSIL": C})]
+    places = {
+        ranking: [int(first_hits([prediction], [field], ranking=ranking).abnormal[0]) for field in fields]
+        for ranking in RANKINGS
     }
+    assert places == {"score": [1, 2, 3], "gravity": [2, 1, 3]}
+
+
+def test_images_are_looked_at_one_by_one():
+    predictions = [
+        found([("HSIL", FAR, 0.9), ("HSIL", A, 0.1)], "a"),
+        found([], "b"),
+        found([("LSIL", A, 0.8), ("HSIL", B, 0.7)], "c"),
+    ]
+    truths = [truth({"HSIL": A}, "a"), truth({"LSIL": A}, "b"), truth({"LSIL": A, "HSIL": B}, "c"), truth({}, "d")]
+    first = first_hits(predictions, truths)
+    assert first.asked.tolist() == [True, True, True, False]
+    assert first.abnormal.tolist() == [2, 0, 1, 0]
+    assert first.gravest.tolist() == [2, 0, 2, 0]
+
+
+def test_fields_of_a_slide_share_a_gallery():
+    predictions = [found([("LSIL", A, 0.5), ("HSIL", FAR, 0.4)], "a"), found([("HSIL", FAR, 0.9)], "b")]
+    predictions += [found([("HSIL", B, 0.2)], "c")]
+    truths = [truth({"LSIL": A}, "a"), truth({}, "b"), truth({"HSIL": B}, "c"), truth({}, "d")]
+    of_image = np.array([0, 0, 0, 1])
+    first = first_hits_in(lay_out(predictions, truths), of_image)
+    assert (first.asked.tolist(), first.abnormal.tolist(), first.gravest.tolist()) == ([True, False], [2, 0], [4, 0])
+    first = first_hits_in(lay_out(predictions, truths), of_image, ranking="gravity")
+    assert (first.abnormal.tolist(), first.gravest.tolist()) == ([3, 0], [3, 0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=12), st.integers(0, 7))

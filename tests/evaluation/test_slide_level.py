@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from wsi_detect.errors import LabelError
+from wsi_detect.evaluation.columns import lay_out
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.slide_level import (
     GRADES,
@@ -17,9 +18,11 @@ from wsi_detect.evaluation.slide_level import (
     choose_point,
     grade,
     grades,
+    grades_in,
     quadratic_kappa,
     read_point,
     slide_scores,
+    slide_scores_in,
 )
 from wsi_detect.evaluation.splits import Split
 
@@ -181,6 +184,21 @@ def test_slides_are_graded_by_what_is_shown():
     predictions = [found([("SCC", 0.2), ("LSIL", 0.5), ("NILM", 0.9)]), found([], "b")]
     real, called = grades(predictions, [truth(["HSIL", "NILM"]), truth([], "b")], 0.5)
     assert (real.tolist(), called.tolist()) == ([5, 0], [2, 0])
+    assert [part.tolist() for part in grades([], [], 0.5)] == [[], []]
+    assert slide_scores([], [], SlideRule(), VAL).scores.tolist() == []
+    ignored = FieldTruth("a", 0, 0, np.zeros((0, 4)), [], np.array([[0.0, 0, 9, 9]]))
+    assert grades([], [ignored], 0.5)[0].tolist() == [0]
+
+
+def test_fields_of_a_slide_count_together():
+    predictions = [found([("HSIL", 0.9)]), found([("LSIL", 0.7), ("NILM", 0.8)], "b"), found([("LSIL", 0.4)], "c")]
+    truths = [truth(["NILM"]), truth(["SCC"], "b"), truth([], "c"), truth(["LSIL"], "d")]
+    columns, of_image = lay_out(predictions, truths), np.array([1, 0, 1, 1])
+    scored = slide_scores_in(columns, SlideRule(name="mean_top", top=2), VAL, of_image)
+    assert scored.scores == pytest.approx([0.35, 0.65])
+    assert scored.positive.tolist() == [True, True]
+    real, called = grades_in(columns, 0.5, of_image)
+    assert (real.tolist(), called.tolist()) == ([6, 2], [2, 5])
 
 
 @pytest.mark.parametrize(

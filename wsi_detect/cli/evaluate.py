@@ -30,6 +30,9 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for artefact and page.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the plain figures here, JSON.")] = None,
     chosen_on: Annotated[Path | None, typer.Option(help="Evaluation of another split to choose thresholds on.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What the data are called; the truth's file name if not given.")
+    ] = None,
     model: Model = None,
     device: Device = "auto",
     config: ConfigFile = None,

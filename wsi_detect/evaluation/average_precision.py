@@ -18,7 +18,7 @@ from wsi_detect.evaluation.matching import Pool, Question, Within, ask
 THRESHOLDS = tuple(float(value) for value in np.linspace(0.5, 0.95, 10))
 #: COCO's ranges of box area, px².
 COCO_AREAS = {"small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
-#: Groups of classes by training examples, the most a class of the group may have; LVIS counts images.
+#: Groups of classes by training examples; LVIS counts images, and calls up to 10 rare and up to 100 common.
 FREQUENCIES = ("rare", "common", "frequent")
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -140,8 +140,13 @@ def by_frequency(
         training: class → training images (LVIS) or cells, as declared; classes not named belong to no group.
         limits: most examples of a rare and of a common class.
     """
-    group = {name: FREQUENCIES[int(np.searchsorted(limits, number, side="left"))] for name, number in training.items()}
+    group = frequency_groups(training, limits)
     return {name: mean(v for label, v in values.items() if group.get(label) == name) for name in FREQUENCIES}
+
+
+def frequency_groups(training: Mapping[str, int], limits: tuple[int, int] = (10, 100)) -> dict[str, str]:
+    """Class → `rare`, `common` or `frequent`, by how many training examples it had; arguments as in `by_frequency`."""
+    return {name: FREQUENCIES[int(np.searchsorted(limits, number, side="left"))] for name, number in training.items()}
 
 
 def to_coco(

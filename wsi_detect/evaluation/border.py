@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from wsi_detect.errors import LabelError
 from wsi_detect.evaluation.bootstrap import Interval, percentile_intervals
-from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth, paired
-from wsi_detect.evaluation.matching import match, merge_labels
+from wsi_detect.evaluation.columns import lay_out
+from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
+from wsi_detect.evaluation.matching import ask
 
 #: Where bands of depth meet, px: cut by every patch; up to a nucleus from the edge; up to two; further in.
 BANDS_PX = (0.0, 32.0, 64.0)
@@ -126,18 +127,20 @@ def found_cells(
     Raises:
         LabelError: an image has no patches, or its size is not known.
     """
-    depths, hits = [np.zeros(0)], [np.zeros(0, np.bool_)]
-    for found, truth in zip(paired(predictions, truths), truths, strict=True):
+    columns = lay_out(predictions, truths, merge_iou, floor=threshold)
+    question = ask(columns, {"": columns.names}, merge=True)
+    matches, is_cell = question.taken(threshold)
+    shown = question.rows[columns.detections.scores[question.rows] >= min_score]
+    hit = np.zeros(len(is_cell) + 1, np.bool_)
+    hit[matches[shown]] = True
+    depths = [np.zeros(0)]
+    for truth in truths:
         if truth.image_id not in patches:
             raise LabelError(f"image {truth.image_id}: its patches are not given")
         if min(truth.width, truth.height) < 1:
             raise LabelError(f"image {truth.image_id}: its size is not known, so neither is where its patches end")
-        shown = merge_labels(found.take(np.flatnonzero(found.scores >= min_score)), merge_iou)
-        matches = match(shown.boxes, shown.scores, truth.boxes, truth.ignore, threshold)
-        hits.append(np.isin(np.arange(len(truth.labels)), matches))
         depths.append(patch_depth(truth.boxes, patches[truth.image_id], truth.width, truth.height))
-    image = np.repeat(np.arange(len(truths)), [len(part) for part in hits[1:]])
-    return FoundCells(np.concatenate(depths), np.concatenate(hits), image.astype(np.int64), len(truths))
+    return FoundCells(np.concatenate(depths), hit[:-1][is_cell], columns.cells.image[is_cell], columns.images)
 
 
 def border_audit(

@@ -6,8 +6,9 @@ the other side of no difference, doubled, is read like a p-value; Holm (1979) ma
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -18,12 +19,10 @@ from pydantic import Field
 
 from wsi_detect import __version__, artifact
 from wsi_detect.config import Config
+from wsi_detect.errors import ConfigError
 from wsi_detect.evaluation.bootstrap import paired_replicates, percentile_interval
-from wsi_detect.evaluation.confusion import OVER, UNDER, calls, gravity_cost, mean_cost
-from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth, paired
-from wsi_detect.evaluation.figures import make_pools
+from wsi_detect.evaluation.compared_run import ComparedRun
 from wsi_detect.evaluation.groups import Unit, groups_of
-from wsi_detect.evaluation.hits import first_hits, hit_at
 from wsi_detect.evaluation.results import EvaluationRun
 from wsi_detect.evaluation.same_truth import check_same_truth
 from wsi_detect.schema import COMPARISON
@@ -31,39 +30,36 @@ from wsi_detect.taxonomy import gravest_first
 
 JSON_FILE = "comparison.json"
 TABLE_FILE = "comparison.parquet"
-COST = "cost/mean"
-#: Figures that are better when lower.
-LOWER_IS_BETTER = frozenset({COST})
-
+#: Metrics that are better when lower.
+LOWER_IS_BETTER = ("cost", "ece", "brier")
 #: 1 - 0.95 is not 0.05 to the last digit.
 _ROUNDING = 1e-9
-
-_Figures = Callable[[NDArray[np.float64]], dict[str, float | None]]
 
 
 class ComparisonConfig(Config):
     """How to compare.
 
     Attributes:
-        merge_iou: boxes of different classes that overlap so much mean one cell, where the class does not matter.
-        false_positives: per image, at which the recall of abnormal cells is read.
-        hits: crops of the gallery that are looked at, for hit@k.
-        min_scores: from which score run A and run B show a cell; the cost is read there.
-        under: cost of a step of gravity called too mild, see `confusion.gravity_cost`.
-        over: cost of a step called too grave.
+        figures: patterns of the figures to compare, such as `ap50/*` or `recall@*/HSIL/*`; `compared_run.name_of` says
+            how figures are called. The fewer, the more can be told of each.
         unit: resample patients, slides or fields; the largest unit known of all images, if not given.
         replicates: of the bootstrap.
-        confidence: of the intervals; 1 minus it is what a difference must stay below after Holm.
+        confidence: of the intervals; 1 minus it is what the share of a sure difference does not exceed after Holm.
         power: chance with which the smallest detectable difference would be seen.
         seed: of the bootstrap.
     """
 
-    merge_iou: float = Field(default=0.5, gt=0, le=1)
-    false_positives: tuple[float, ...] = (1.0, 4.0)
-    hits: tuple[int, ...] = (1, 10)
-    min_scores: tuple[float, float] = (0.5, 0.5)
-    under: float = Field(default=UNDER, ge=0)
-    over: float = Field(default=OVER, ge=0)
+    figures: tuple[str, ...] = (
+        "ap50/*",
+        "recall@*/any_abnormal/*",
+        "froc/any_abnormal/*",
+        "hit@*",
+        "cost/*",
+        "auc/*",
+        "kappa/*",
+        "sensitivity/*",
+        "specificity/*",
+    )
     unit: Unit | None = None
     replicates: int = Field(default=2000, ge=1)
     confidence: float = Field(default=0.95, gt=0, lt=1)
@@ -104,7 +100,7 @@ class Difference:
         """Return the run that is better, `A` or `B`; None where that is not sure."""
         if not self.difference or self.holm is None or self.holm > 1 - confidence + _ROUNDING:
             return None
-        return "B" if (self.difference > 0) != (self.figure in LOWER_IS_BETTER) else "A"
+        return "B" if (self.difference > 0) != self.figure.startswith(LOWER_IS_BETTER) else "A"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +150,9 @@ class Comparison:
 def compare_runs(first: EvaluationRun, second: EvaluationRun, config: ComparisonConfig | None = None) -> Comparison:
     """Compare two evaluations of the same truth.
 
+    Both are read by the configuration of run A; `min_score`, `slide_rule` and the operating point that was chosen are
+    each run's own. A figure that only one of them has is left out.
+
     Args:
         first: run A.
         second: run B.
@@ -161,27 +160,50 @@ def compare_runs(first: EvaluationRun, second: EvaluationRun, config: Comparison
 
     Raises:
         LabelError: the truths differ, the first difference named; or the unit asked for is not known of every image.
-        ConfigError: under-calling is cheaper than over-calling.
+        ConfigError: no figure has such a name.
     """
     config = config or ComparisonConfig()
     check_same_truth(first.truths, second.truths)
-    truths = first.truths
-    unit, groups = groups_of(truths, config.unit)
-    classes = _classes(truths, first, second)
-    sides = [
-        _figures_of(paired(run.predictions, truths), truths, classes, config, min_score)
-        for run, min_score in zip((first, second), config.min_scores, strict=True)
-    ]
-    once = np.ones(len(truths))
-    values = [side(once) for side in sides]
-    drawn = paired_replicates(sides, groups, replicates=config.replicates, seed=config.seed)
+    unit, groups = groups_of(first.truths, config.unit)
+    classes = _classes(first, second)
+    sides = [ComparedRun.of(run, first, classes) for run in (first, second)]
+    exact = [side.values() for side in sides]
+    both = [name for name in exact[0] if name in exact[1]]
+    names = [name for name in both if any(fnmatchcase(name, pattern) for pattern in config.figures)]
+    if not names:
+        raise ConfigError(f"no figure is called {', '.join(config.figures)}; there are {', '.join(both)}")
+    drawn = paired_replicates(
+        [side.replicate for side in sides], groups, replicates=config.replicates, seed=config.seed
+    )
     nothing = np.zeros(0)
     found = []
-    for name, value in values[0].items():
+    for name in names:
         a, b = (side.get(name, nothing) for side in drawn)
-        found.append(difference(name, (value, values[1][name]), b - a, config))
+        found.append(difference(name, (exact[0][name], exact[1][name]), b - a, config))
     about = (dict(first.about), dict(second.about))
-    return Comparison(tuple(with_holm(found)), len(truths), unit, len(set(groups)), config, about)
+    return Comparison(tuple(with_holm(found)), len(first.truths), unit, len(set(groups)), config, about)
+
+
+def holm(shares: Sequence[float]) -> list[float]:
+    """Adjust p-values for their number by Holm's step-down procedure; in the order given."""
+    order = np.argsort(shares, kind="stable")
+    factors = np.arange(len(shares), 0, -1)
+    stepped = np.minimum(np.maximum.accumulate(np.asarray(shares, np.float64)[order] * factors), 1.0)
+    result = np.empty(len(shares))
+    result[order] = stepped
+    return [float(value) for value in result]
+
+
+def fewest_replicates(figures: int, confidence: float) -> int:
+    """How many replicates it takes for a difference that shows in every one to be sure among so many figures."""
+    return max(math.ceil(2 * figures / (1 - confidence) - 1 - _ROUNDING), 1)
+
+
+def _classes(*runs: EvaluationRun) -> list[str]:
+    """Every class that a run can answer with, or that is there."""
+    names = {name for run in runs for name in run.classes}
+    names |= {name for run in runs for found in run.predictions for name in found.labels}
+    return gravest_first(names | {name for truth in runs[0].truths for name in truth.labels})
 
 
 def difference(
@@ -211,51 +233,6 @@ def difference(
     return Difference(
         figure, first, second, second - first, interval.low, interval.high, share, None, detectable, undefined
     )
-
-
-def holm(shares: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number by Holm's step-down procedure; in the order given."""
-    order = np.argsort(shares, kind="stable")
-    factors = np.arange(len(shares), 0, -1)
-    stepped = np.minimum(np.maximum.accumulate(np.asarray(shares, np.float64)[order] * factors), 1.0)
-    result = np.empty(len(shares))
-    result[order] = stepped
-    return [float(value) for value in result]
-
-
-def fewest_replicates(figures: int, confidence: float) -> int:
-    """How many replicates it takes for a difference that shows in every one to be sure among so many figures."""
-    return max(math.ceil(2 * figures / (1 - confidence) - 1 - _ROUNDING), 1)
-
-
-def _classes(truths: Sequence[FieldTruth], *runs: EvaluationRun) -> list[str]:
-    """Every class that a run can answer with, or that is there."""
-    names = {name for run in runs for name in run.classes}
-    names |= {name for run in runs for found in run.predictions for name in found.labels}
-    return gravest_first(names | {name for truth in truths for name in truth.labels})
-
-
-def _figures_of(
-    predictions: Sequence[FieldPrediction],
-    truths: Sequence[FieldTruth],
-    classes: Sequence[str],
-    config: ComparisonConfig,
-    min_score: float,
-) -> _Figures:
-    """Match once; what comes back reads every figure under given weights of the images."""
-    pools = make_pools(predictions, truths, classes, config.merge_iou)
-    called = calls(predictions, truths, classes, min_score=min_score, merge_iou=config.merge_iou)
-    cost = gravity_cost(classes, under=config.under, over=config.over)
-    places = first_hits(predictions, truths, merge_iou=config.merge_iou)
-
-    def figures(weights: NDArray[np.float64]) -> dict[str, float | None]:
-        result = pools.figures(config.false_positives, weights)
-        for k in config.hits:
-            result[f"hit@{k}/any_abnormal"] = hit_at(places.abnormal, places.asked, k, weights)
-            result[f"hit@{k}/gravest"] = hit_at(places.gravest, places.asked, k, weights)
-        return result | {COST: mean_cost(called, cost, weights)}
-
-    return figures
 
 
 def with_holm(found: Sequence[Difference]) -> list[Difference]:

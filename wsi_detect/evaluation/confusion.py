@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_detect.errors import ConfigError, LabelError
-from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth, paired
-from wsi_detect.evaluation.matching import IGNORED, UNMATCHED, match, merge_labels
+from wsi_detect.evaluation.columns import Columns, lay_out
+from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
+from wsi_detect.evaluation.matching import UNMATCHED, ask
 from wsi_detect.taxonomy import gravity
 
 #: The column of the cells nobody found, and the row of the detections that found none.
@@ -79,21 +80,39 @@ def calls(
     Raises:
         LabelError: a cell or a detection is of another class.
     """
+    columns = lay_out(predictions, truths, merge_iou, floor=threshold)
+    return calls_in(columns, classes, min_score=min_score, threshold=threshold)
+
+
+def calls_in(columns: Columns, classes: Sequence[str], *, min_score: float, threshold: float = 0.5) -> Calls:
+    """Do what `calls` does with columns, which know at which IoU labels are merged.
+
+    Who scores lower has no say in who is merged or matched above: leaving the low ones out afterwards is the same.
+    """
     place = {name: number for number, name in enumerate(classes)}
     nobody = len(place)
-    rows: list[tuple[int, int, int]] = []
-    for image, (found, truth) in enumerate(zip(paired(predictions, truths), truths, strict=True)):
-        if strange := ({*truth.labels, *found.labels} - set(place)):
-            raise LabelError(f"image {truth.image_id} has cells or detections of {min(strange)!r}, not in the matrix")
-        shown = merge_labels(found.take(np.flatnonzero(found.scores >= min_score)), merge_iou)
-        matches = match(shown.boxes, shown.scores, truth.boxes, truth.ignore, threshold)
-        for row, name in zip(matches, shown.labels, strict=True):
-            if row != IGNORED:
-                rows.append((nobody if row == UNMATCHED else place[truth.labels[row]], place[name], image))
-        missed = np.setdiff1d(np.arange(len(truth.labels)), matches)
-        rows += [(place[truth.labels[row]], nobody, image) for row in missed]
-    real, called, images = np.array(rows, np.int64).reshape(-1, 3).T
-    return Calls(tuple(classes), real, called, images, len(truths))
+    if strange := set(columns.names) - set(place):
+        raise LabelError(f"there are cells or detections of {min(strange)!r}, which has no row in the confusion")
+    code = np.array([place[name] for name in columns.names], np.int64)
+    question = ask(columns, {"": columns.names}, merge=True)
+    matches, is_cell = question.taken(threshold)
+    detections, cells = columns.detections, columns.cells
+    shown = question.rows[detections.scores[question.rows] >= min_score]
+    match = matches[shown]
+    hit = match != UNMATCHED
+    shown, match, hit = (part[~hit | np.append(is_cell, False)[match]] for part in (shown, match, hit))
+    missed = is_cell.copy()
+    missed[match[hit]] = False
+    alone = np.flatnonzero(missed)
+    real = np.full(len(shown), nobody)
+    real[hit] = code[cells.label[match[hit]]]
+    return Calls(
+        tuple(classes),
+        np.concatenate([real, code[cells.label[alone]]]),
+        np.concatenate([code[detections.label[shown]], np.full(len(alone), nobody)]),
+        np.concatenate([detections.image[shown], cells.image[alone]]),
+        columns.images,
+    )
 
 
 def gravity_cost(

@@ -115,7 +115,6 @@ def evaluate_fields(
     Raises:
         LabelError: the truth is not usable, or a file is missing or of another size.
         NonFiniteError: the detector gave a box or a score that is not finite.
-        MissingExtraError: faster-coco-eval is not installed.
     """
     run = run_on_fields(detector, coco, images, config)
     return flat(run)

@@ -10,24 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth, paired
-from wsi_detect.evaluation.matching import IGNORED, UNMATCHED, match, merge_labels
+from wsi_detect.evaluation.columns import Columns, Index, lay_out
+from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
+from wsi_detect.evaluation.matching import UNMATCHED, ask
 from wsi_detect.taxonomy import gravity, is_abnormal
 
-
-def by_score(found: FieldPrediction) -> NDArray[np.int64]:
-    """Highest score first, whatever the class."""
-    return np.argsort(-found.scores, kind="stable").astype(np.int64)
-
-
-def by_gravity(found: FieldPrediction) -> NDArray[np.int64]:
-    """Gravest class first, within one gravity the highest score: the order of the report's gallery."""
-    gravities = np.array([gravity(name) for name in found.labels], np.int64)
-    return np.lexsort((-found.scores, -gravities)).astype(np.int64)
-
-
-#: In which order detections are looked at: rows of the prediction, the first to be looked at first.
-RANKINGS: dict[str, Callable[[FieldPrediction], NDArray[np.int64]]] = {"score": by_score, "gravity": by_gravity}
+#: In which order the detections of an image are looked at: keys for `numpy.lexsort` from their gravity and their place
+#: from the highest score down. By `gravity` is the order of the report's gallery: the gravest class first.
+RANKINGS: dict[str, Callable[[Index, Index], tuple[Index, ...]]] = {
+    "score": lambda gravities, places: (places,),
+    "gravity": lambda gravities, places: (places, -gravities),
+}
+_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,18 +60,39 @@ def first_hits(
         merge_iou: see `matching.merge_labels`.
         threshold: smallest IoU of a match.
     """
-    places = []
-    for found, truth in zip(paired(predictions, truths), truths, strict=True):
-        suspects = merge_labels(found.take(_abnormal(found.labels)), merge_iou)
-        cells = _abnormal(truth.labels)
-        matches = match(suspects.boxes, suspects.scores, truth.boxes[cells], truth.ignore, threshold)
-        ranked = matches[RANKINGS[ranking](suspects)]
-        ranked = ranked[ranked != IGNORED]
-        gravities = np.array([gravity(truth.labels[row]) for row in cells], np.int64)
-        gravest = np.flatnonzero(gravities == gravities.max(initial=0))
-        places.append((len(cells) > 0, _first(ranked != UNMATCHED), _first(np.isin(ranked, gravest))))
-    asked, abnormal, grave = np.array(places, np.int64).reshape(-1, 3).T
-    return FirstHits(asked.astype(np.bool_), abnormal, grave)
+    return first_hits_in(lay_out(predictions, truths, merge_iou, floor=threshold), ranking=ranking, threshold=threshold)
+
+
+def first_hits_in(
+    columns: Columns, of_image: Index | None = None, *, ranking: str = "score", threshold: float = 0.5
+) -> FirstHits:
+    """Do what `first_hits` does with columns, which know at which IoU labels are merged.
+
+    Args:
+        columns: predictions and truth.
+        of_image: (F,) number from 0 of each image's slide, where images are fields of slides and the slide has one
+            gallery; None where each has its own.
+        ranking: one of `RANKINGS`.
+        threshold: smallest IoU of a match.
+    """
+    of_image = np.arange(columns.images) if of_image is None else of_image
+    slides = int(of_image.max(initial=-1)) + 1
+    gravities = np.array([gravity(name) for name in columns.names], np.int64)
+    question = ask(columns, {"": [name for name in columns.names if is_abnormal(name)]}, merge=True)
+    matches, is_cell = question.taken(threshold)
+    detections, cells, rows = columns.detections, columns.cells, question.rows
+    keys = RANKINGS[ranking](gravities[detections.label[rows]], detections.place[rows])
+    rows = rows[np.lexsort((*keys, of_image[detections.image[rows]]))]
+    match = matches[rows]
+    hit = match != UNMATCHED
+    rows, match, hit = (part[~hit | np.append(is_cell, False)[match]] for part in (rows, match, hit))
+    slide = of_image[detections.image[rows]]
+    there = np.flatnonzero(is_cell)
+    worst = np.full(slides, -1)
+    np.maximum.at(worst, of_image[cells.image[there]], gravities[cells.label[there]])
+    grave = hit.copy()
+    grave[hit] = gravities[cells.label[match[hit]]] == worst[slide[hit]]
+    return FirstHits(worst >= 0, _first(slide, hit, slides), _first(slide, grave, slides))
 
 
 def hit_at(
@@ -99,9 +114,9 @@ def hit_at(
     return float(often @ ((places > 0) & (places <= k)) / total) if total else None
 
 
-def _abnormal(labels: Sequence[str]) -> NDArray[np.int64]:
-    return np.flatnonzero([is_abnormal(name) for name in labels]).astype(np.int64)
-
-
-def _first(true: NDArray[np.bool_]) -> int:
-    return int(true.argmax()) + 1 if true.any() else 0
+def _first(slide: Index, true: NDArray[np.bool_], slides: int) -> Index:
+    """Place from 1 of the first true one of each slide, 0 without one: (S,); `slide` (K,) is ascending."""
+    places = np.arange(len(slide)) - np.searchsorted(slide, slide) + 1
+    first = np.full(slides, _NEVER)
+    np.minimum.at(first, slide[true], places[true])
+    return np.where(first == _NEVER, 0, first)

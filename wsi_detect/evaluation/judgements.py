@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from wsi_detect.evaluation.by_slide import by_slide
+from wsi_detect.evaluation.bootstrap import group_numbers
 from wsi_detect.evaluation.calibration import Reliability, Temperatures, calibrated, fit_temperatures
-from wsi_detect.evaluation.confusion import calls, gravity_cost, mean_cost
+from wsi_detect.evaluation.columns import Columns, lay_out
+from wsi_detect.evaluation.confusion import calls_in, gravity_cost, mean_cost
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
-from wsi_detect.evaluation.figures import ABNORMAL, Pools, make_pools
+from wsi_detect.evaluation.figures import ABNORMAL, Pools, pools_of
 from wsi_detect.evaluation.groups import groups_of
-from wsi_detect.evaluation.hits import first_hits, hit_at
+from wsi_detect.evaluation.hits import first_hits_in, hit_at
 from wsi_detect.evaluation.matching import Pool
 from wsi_detect.evaluation.parts import Floats, Key, Part, Scene, Values
 from wsi_detect.evaluation.slide_level import (
@@ -22,10 +23,10 @@ from wsi_detect.evaluation.slide_level import (
     SlideScores,
     auc,
     choose_point,
-    grades,
+    grades_in,
     quadratic_kappa,
     read_point,
-    slide_scores,
+    slide_scores_in,
 )
 from wsi_detect.evaluation.splits import Split
 
@@ -86,26 +87,25 @@ def choose(
         name: of the split to choose on.
     """
     split = Split.of(name, groups_of(truths)[1])
-    images = images_of(predictions, truths, scene.config.slide_rule, split, scene.config.min_score)
+    columns = lay_out(predictions, truths, scene.config.merge_iou)
+    images = images_of(columns, truths, scene.config.slide_rule, split, scene.config.min_score)
     point = choose_point(images.scores, scene.config.sensitivity) if images.scores.positive.any() else None
-    pools = make_pools(predictions, truths, scene.classes, scene.config.merge_iou).classes
-    return Choices(split, point, fit_temperatures(pools, split))
+    return Choices(split, point, fit_temperatures(pools_of(columns, scene.classes).classes, split))
 
 
 def images_of(
-    predictions: Sequence[FieldPrediction],
+    columns: Columns,
     truths: Sequence[FieldTruth],
     rule: SlideRule,
     split: Split,
     min_score: float,
 ) -> Images:
     """Score and grade slides, or fields where the slide of one is not known."""
-    slides = all(truth.slide_id is not None for truth in truths)
-    found, there, of_image = list(predictions), list(truths), np.arange(len(truths))
-    if slides:
-        found, there, of_image = by_slide(predictions, truths)
-    scores = slide_scores(found, there, rule, split)
-    return Images("slide" if slides else "field", scores, grades(found, there, min_score), of_image)
+    slides = [truth.slide_id for truth in truths]
+    known = all(slide is not None for slide in slides)
+    of_image = group_numbers(slides) if known else np.arange(len(truths))
+    scores = slide_scores_in(columns, rule, split, of_image)
+    return Images("slide" if known else "field", scores, grades_in(columns, min_score, of_image), of_image)
 
 
 def judgements(scene: Scene, pools: Pools, split: Split, choices: Choices | None) -> list[Part]:
@@ -118,30 +118,29 @@ def judgements(scene: Scene, pools: Pools, split: Split, choices: Choices | None
         choices: of another split, None where nothing was chosen.
     """
     abnormal = {ABNORMAL: pools.abnormal}
-    parts = [_cost(scene), _calibration("ece", "brier", {**pools.classes, **abnormal}), _hits(scene)]
+    images = images_of(scene.columns, scene.truths, scene.config.slide_rule, split, scene.config.min_score)
+    parts = [_cost(scene), _calibration("ece", "brier", {**pools.classes, **abnormal}), _hits(scene, images)]
     if choices is not None:
         tempered = calibrated(pools.classes, choices.temperatures, split)
         parts.append(_calibration("ece_calibrated", "brier_calibrated", tempered))
-    images = images_of(scene.predictions, scene.truths, scene.config.slide_rule, split, scene.config.min_score)
     return [*parts, _images(images, choices.point if choices else None, scene.config.min_score)]
 
 
 def _cost(scene: Scene) -> Part:
     config = scene.config
-    found = calls(
-        scene.predictions, scene.truths, scene.classes, min_score=config.min_score, merge_iou=config.merge_iou
-    )
+    found = calls_in(scene.columns, scene.classes, min_score=config.min_score)
     price = gravity_cost(scene.classes, under=config.under, over=config.over)
     key = Key("cost", "all", config.min_score, None, "image")
     return Part(lambda weights: {key: mean_cost(found, price, weights)}, lambda key: len(scene.truths))
 
 
-def _hits(scene: Scene) -> Part:
-    first = first_hits(scene.predictions, scene.truths, ranking="gravity", merge_iou=scene.config.merge_iou)
+def _hits(scene: Scene, images: Images) -> Part:
+    first = first_hits_in(scene.columns, images.of_image, ranking="gravity")
 
     def values(weights: Floats) -> Values:
+        often = images.weights(weights)
         return {
-            Key("hit", label, float(k)): hit_at(places, first.asked, k, weights)
+            Key("hit", label, float(k), None, images.unit): hit_at(places, first.asked, k, often)
             for label, places in ((ABNORMAL, first.abnormal), (GRAVEST, first.gravest))
             for k in scene.config.hits_at
         }

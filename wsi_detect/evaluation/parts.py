@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wsi_detect.evaluation.columns import Columns
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.settings import EvaluationConfig
 
@@ -50,9 +51,11 @@ class Scene(NamedTuple):
         truths: one an image.
         classes: names to report, gravest first.
         config: how to evaluate.
+        columns: predictions and truths in columns; labels merged at `config.merge_iou`.
     """
 
     predictions: Sequence[FieldPrediction]
     truths: Sequence[FieldTruth]
     classes: Sequence[str]
     config: EvaluationConfig
+    columns: Columns

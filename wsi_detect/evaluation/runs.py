@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from wsi_detect.evaluation.columns import lay_out
 from wsi_detect.evaluation.figures import ABNORMAL, MEAN, recall_key
 from wsi_detect.evaluation.groups import groups_of
 from wsi_detect.evaluation.judgements import Choices, choose, judgements
@@ -28,7 +29,8 @@ def evaluate_run(run: EvaluationRun, chosen_on: EvaluationRun | None = None) -> 
     """
     predictions, truths = keep_inside(run.predictions, run.truths)
     names = {*run.classes, *(n for t in truths for n in t.labels), *(n for p in predictions for n in p.labels)}
-    scene = Scene(predictions, truths, gravest_first(names), run.config)
+    columns = lay_out(predictions, truths, run.config.merge_iou)
+    scene = Scene(predictions, truths, gravest_first(names), run.config, columns)
     split = Split.of(str(run.about.get("data", "")), groups_of(truths)[1])
     choices = None
     if chosen_on is not None:

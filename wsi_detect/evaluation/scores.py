@@ -4,15 +4,22 @@ A figure that is resampled belongs to a part: a function of how often each image
 AP over several IoU and AP by size have no interval: a replicate would cost as much as the evaluation.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from wsi_detect.evaluation.average_precision import average_precision, by_frequency, coco_ap, interpolated, mean
+from wsi_detect.evaluation.average_precision import (
+    average_precision,
+    by_frequency,
+    coco_ap,
+    frequency_groups,
+    interpolated,
+    mean,
+)
 from wsi_detect.evaluation.average_precision import size_ranges as ranges_of
 from wsi_detect.evaluation.bootstrap import Interval, percentile_intervals
-from wsi_detect.evaluation.columns import Columns, lay_out
+from wsi_detect.evaluation.columns import Columns
 from wsi_detect.evaluation.figures import ABNORMAL, AGNOSTIC, MEAN, Pools, pools_of
 from wsi_detect.evaluation.froc import UNITS, extents, highest
 from wsi_detect.evaluation.groups import groups_of
@@ -34,18 +41,16 @@ def rows_of(scene: Scene, more: Callable[[Pools], Sequence[Part]] | None = None)
     Raises:
         LabelError: a unit to resample was declared that is not known of every image.
     """
-    columns = lay_out(scene.predictions, scene.truths, scene.config.merge_iou)
+    columns = scene.columns
     pools = pools_of(columns, scene.classes, scene.config.max_detections)
     further = list(more(pools)) if more else []
     everyone = np.ones(len(scene.truths))
-    intervals, groups = _intervals(scene, [_curves(scene, pools, Steps.of), *further])
+    intervals, groups = _intervals(scene, [curves(scene, pools, Steps.of), *further])
     rows = []
-    for part in (_curves(scene, pools, Steps.exact), *further):
+    for part in (curves(scene, pools, Steps.exact), *further):
         for key, value in part.values(everyone).items():
             rows.append(_row(key, value, part.number(key), intervals.get(key.text), groups, scene.config.replicates))
-    counts = pools.counts()
-    fixed = _fixed(scene, columns).items()
-    return rows + [_row(key, value, counts.get(key.label, counts[AGNOSTIC]), None, None, 0) for key, value in fixed]
+    return rows + [_row(key, value, number, None, None, 0) for key, (value, number) in _fixed(scene, columns).items()]
 
 
 def _intervals(scene: Scene, parts: Sequence[Part]) -> tuple[dict[str, Interval], int | None]:
@@ -81,8 +86,8 @@ def _row(
     return row
 
 
-def _curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
-    """AP at IoU 0.5, recall at false positives, FROC score."""
+def curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
+    """AP at IoU 0.5, recall at false positives, FROC score; `make` is `Steps.of` for replicates, `Steps.exact` else."""
     classes = {name: make(pool) for name, pool in pools.classes.items()}
     everything, abnormal = make(pools.agnostic), make(pools.abnormal)
     config = scene.config
@@ -125,23 +130,43 @@ def _ap(steps: Steps, weights: Floats) -> float | None:
     return interpolated(right, right + wrong, cells)
 
 
-def _fixed(scene: Scene, columns: Columns) -> Values:
-    """Figures without interval: COCO's AP, by size, by frequency in training."""
+def _fixed(scene: Scene, columns: Columns) -> dict[Key, tuple[float | None, int]]:
+    """Figures without interval, and the cells each is about: COCO's AP, by size, by frequency in training."""
     config = scene.config
     by_class = ask(columns, {name: {name} for name in scene.classes}, limit=config.max_detections)
     as_one = ask(columns, {AGNOSTIC: columns.names}, merge=True, limit=config.max_detections)
     ranges: list[tuple[str | None, Within | None]] = [(None, None)]
     ranges += ranges_of(columns, scene.truths, config.size_ranges_um).items()
-    found: Values = {}
+    found: dict[Key, tuple[float | None, int]] = {}
     for subset, within in ranges:
-        values = coco_ap(by_class, within)
-        found |= {Key("ap", name, None, subset): value for name, value in values.items()}
-        found[Key("ap", MEAN, None, subset)] = mean(values.values())
-        found[Key("ap", AGNOSTIC, None, subset)] = coco_ap(as_one, within)[AGNOSTIC]
+        values, counts = coco_ap(by_class, within), _counts(columns, scene.classes, within)
+        total = sum(counts.values())
+        found |= {Key("ap", name, None, subset): (value, counts[name]) for name, value in values.items()}
+        found[Key("ap", MEAN, None, subset)] = mean(values.values()), total
+        found[Key("ap", AGNOSTIC, None, subset)] = coco_ap(as_one, within)[AGNOSTIC], total
         if within is not None:
-            half = {name: average_precision(pool) for name, pool in by_class.pools(0.5, within).items()}
-            found[Key("ap50", MEAN, 0.5, subset)] = mean(half.values())
-    limits = config.rare_up_to, config.common_up_to
+            half = (average_precision(pool) for pool in by_class.pools(0.5, within).values())
+            found[Key("ap50", MEAN, 0.5, subset)] = mean(half), total
+    return found | _by_frequency(scene, found)
+
+
+def _by_frequency(scene: Scene, found: Mapping[Key, tuple[float | None, int]]) -> dict[Key, tuple[float | None, int]]:
+    training, limits = scene.config.training_counts, (scene.config.rare_up_to, scene.config.common_up_to)
+    if not training:
+        return {}
     plain = {name: found[Key("ap", name)] for name in scene.classes}
-    grouped = by_frequency(plain, config.training_counts, limits) if config.training_counts else {}
-    return found | {Key("ap", MEAN, None, group): value for group, value in grouped.items()}
+    values = by_frequency({name: value for name, (value, _) in plain.items()}, training, limits)
+    groups = frequency_groups(training, limits)
+    return {
+        Key("ap", MEAN, None, group): (value, sum(n for name, (_, n) in plain.items() if groups.get(name) == group))
+        for group, value in values.items()
+    }
+
+
+def _counts(columns: Columns, classes: Sequence[str], within: Within | None) -> dict[str, int]:
+    """Cells of each class, of the sizes that count."""
+    cells = columns.cells
+    asked = cells.label >= 0 if within is None else (cells.label >= 0) & ~within.outside(within.cells)
+    number = np.bincount(cells.label[asked], minlength=len(columns.names)).tolist()
+    known = dict(zip(columns.names, number, strict=True))
+    return {name: known.get(name, 0) for name in classes}

@@ -15,8 +15,9 @@ from pydantic import Field
 
 from wsi_detect.config import Config
 from wsi_detect.errors import LabelError
-from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth, paired
-from wsi_detect.evaluation.matching import merge_labels
+from wsi_detect.evaluation.columns import Columns, Index, lay_out
+from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
+from wsi_detect.evaluation.matching import ask
 from wsi_detect.evaluation.splits import Split, check_apart
 from wsi_detect.taxonomy import CLASSES, gravity, is_abnormal
 
@@ -30,13 +31,11 @@ class SlideRule(Config):
             `min_score`.
         top: for `mean_top`.
         min_score: for `count`.
-        merge_iou: see `matching.merge_labels`.
     """
 
     name: str = Field(default="max", pattern="^(max|mean_top|count)$")
     top: int = Field(default=10, ge=1)
     min_score: float = Field(default=0.5, ge=0, le=1)
-    merge_iou: float = Field(default=0.5, gt=0, le=1)
 
 
 def _highest(scores: NDArray[np.float64], rule: SlideRule) -> float:
@@ -108,16 +107,37 @@ class SlideCalls:
 
 
 def slide_scores(
-    predictions: Collection[FieldPrediction], truths: Sequence[FieldTruth], rule: SlideRule, split: Split
+    predictions: Collection[FieldPrediction],
+    truths: Sequence[FieldTruth],
+    rule: SlideRule,
+    split: Split,
+    merge_iou: float = 0.5,
 ) -> SlideScores:
     """Score slides (or fields) by a rule; one truth a slide, `split` says whose they are."""
-    score = RULES[rule.name]
-    scores, positive = [], []
-    for found, truth in zip(paired(predictions, truths), truths, strict=True):
-        suspects = found.take(np.flatnonzero([is_abnormal(name) for name in found.labels]).astype(np.int64))
-        scores.append(score(np.asarray(merge_labels(suspects, rule.merge_iou).scores, np.float64), rule))
-        positive.append(any(is_abnormal(name) for name in truth.labels))
-    return SlideScores(split, rule, np.array(scores, np.float64), np.array(positive, np.bool_))
+    return slide_scores_in(lay_out(predictions, truths, merge_iou), rule, split)
+
+
+def slide_scores_in(columns: Columns, rule: SlideRule, split: Split, of_image: Index | None = None) -> SlideScores:
+    """Do what `slide_scores` does with columns, which know at which IoU labels are merged.
+
+    Args:
+        columns: predictions and truth.
+        rule: how to score.
+        split: whose slides they are.
+        of_image: (F,) number from 0 of each image's slide, where images are fields of slides; None where they are
+            slides themselves.
+    """
+    of_image = np.arange(columns.images) if of_image is None else of_image
+    slides = int(of_image.max(initial=-1)) + 1
+    abnormal = [name for name in columns.names if is_abnormal(name)]
+    question = ask(columns, {"": abnormal}, merge=True)
+    slide = of_image[columns.detections.image[question.rows]]
+    order = np.argsort(slide, kind="stable")
+    parts = np.split(columns.detections.scores[question.rows][order], np.searchsorted(slide[order], range(1, slides)))
+    scores = [RULES[rule.name](part, rule) for part in parts[:slides]]
+    positive = np.zeros(slides, np.bool_)
+    positive[of_image[columns.cells.image[question.cell_group >= 0]]] = True
+    return SlideScores(split, rule, np.array(scores, np.float64), positive)
 
 
 def auc(found: SlideScores, weights: NDArray[np.floating] | None = None) -> float | None:
@@ -209,12 +229,19 @@ def grades(
     predictions: Collection[FieldPrediction], truths: Sequence[FieldTruth], min_score: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Grade each slide by its cells, and by its detections from a score up: (F,) and (F,)."""
-    real = [grade(truth.labels) for truth in truths]
-    called = [
-        grade(name for name, score in zip(found.labels, found.scores, strict=True) if score >= min_score)
-        for found in paired(predictions, truths)
-    ]
-    return np.array(real, np.int64), np.array(called, np.int64)
+    return grades_in(lay_out(predictions, truths), min_score)
+
+
+def grades_in(columns: Columns, min_score: float, of_image: Index | None = None) -> tuple[Index, Index]:
+    """Do what `grades` does with columns; `of_image` as in `slide_scores_in`."""
+    of_image = np.arange(columns.images) if of_image is None else of_image
+    slides = int(of_image.max(initial=-1)) + 1
+    code = np.array([*(grade([name]) for name in columns.names), 0], np.int64)  # the last for areas to ignore
+    shown = columns.detections.scores >= min_score
+    real, called = np.zeros(slides, np.int64), np.zeros(slides, np.int64)
+    np.maximum.at(real, of_image[columns.cells.image], code[columns.cells.label])
+    np.maximum.at(called, of_image[columns.detections.image[shown]], code[columns.detections.label[shown]])
+    return real, called
 
 
 def quadratic_kappa(

@@ -16,8 +16,8 @@ from wsi_detect.evaluation.matching import Pool
 
 Floats = NDArray[np.float64]
 
-#: Entries of the matrix of a pool: 2 million of 4 bytes, for false positives as many.
-_ENTRIES = 2_000_000
+#: Entries of the matrix of a pool, for false positives as many; a replicate reads all of them once.
+_ENTRIES = 500_000
 #: No fewer steps than these, however many images.
 _FEWEST = 1024
 

@@ -20,6 +20,7 @@ from wsi_detect.taxonomy import gravity, is_abnormal
 #: Errors shown of each kind, and of one image.
 SHOWN, OF_ONE_IMAGE = 12, 3
 _QUALITY = 88
+_BEYOND = "#e9edf1"
 #: Least field of view, px, and how many times the box it is.
 _LEAST, _TIMES = 150, 2.4
 
@@ -140,8 +141,9 @@ def _exhibit(
     uri = None
     if images is not None:
         picture = _picture(truth, images, run.config.rescale)
-        crop = Image.new("RGB", (side, side), "white")
-        crop.paste(picture.crop((left, top, left + side, top + side)))
+        # Beyond the image there is nothing, which must not look like black.
+        crop = Image.new("RGB", (side, side), _BEYOND)
+        crop.paste(picture, (-left, -top))
         uri = jpeg_uri(np.asarray(crop), _QUALITY)
     shown = merge_labels(found.take(np.flatnonzero(found.scores >= run.config.min_score)), run.config.merge_iou)
     corner, about_cell = (left, top, side), mistake.label is not None

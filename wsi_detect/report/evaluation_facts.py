@@ -97,7 +97,7 @@ def headlines(run: EvaluationRun) -> list[Headline]:
                 interval(row, percent=True),
                 f"Of {row['n']} cells an expert labelled abnormal, this share is marked when the threshold is set so "
                 f"that, on average, each {unit} also carries {allowed}.",
-                "Not whether the grade was right: an HSIL marked as ASC-US counts as found.",
+                "whether the grade was right: an HSIL marked as ASC-US counts as found.",
             )
         )
     mean = table.get("ap50", "mean", 0.5)
@@ -108,7 +108,8 @@ def headlines(run: EvaluationRun) -> list[Headline]:
             interval(mean),
             "How well each class is found under its own name, over all thresholds; 1 is perfect. Every class that the "
             "labels have counts the same.",
-            "A class of ten cells moves it as much as one of five hundred; boxes need to overlap by half only.",
+            "how the common classes do: one of ten cells moves it as much as one of five hundred. Where a draw has no "
+            "cell of a rare class, it is the mean of the others, so its range can be lopsided.",
         )
     )
     every = table.get("ap50", "agnostic", 0.5)
@@ -118,7 +119,7 @@ def headlines(run: EvaluationRun) -> list[Headline]:
             number(every),
             interval(every),
             "How well cells are found at all, whatever they are called.",
-            "Nothing about lesions: most cells are normal, and finding those is what this measures.",
+            "anything about lesions: most cells are normal, and finding those is what this measures.",
         )
     )
     return [*found, *_judgements(run, table, unit)]
@@ -131,11 +132,11 @@ def _judgements(run: EvaluationRun, table: Table, unit: str) -> list[Headline]:
             Headline(
                 f"Severity-weighted cost per {unit}",
                 NOTHING if row["value"] is None else f"{row['value']:.0f}",
-                interval(row).replace(".00", ""),
+                _whole(row),
                 f"Every wrong call at score {row['threshold']:g} and above costs its distance in gravity, "
                 f"{run.config.under:g} a step where the call is too mild or the cell missed, {run.config.over:g} where "
                 "it is too grave; 0 is perfect.",
-                "The weights are a convention for comparing models, not a measure of harm to a patient.",
+                "what harm an error does: the weights are a convention for comparing models.",
             )
         )
     for row in table.of("auc"):
@@ -156,7 +157,7 @@ def _judgements(run: EvaluationRun, table: Table, unit: str) -> list[Headline]:
                 interval(row, percent=True),
                 f"At the threshold {row['threshold']:.3g}, chosen on {run.about.get('chosen', {}).get('split')} and "
                 "only read here.",
-                f"A {row['unit']} counts as positive when the labels have an abnormal cell; this is no diagnosis.",
+                f"anything about a patient: a {row['unit']} is positive here when an abnormal cell is labelled in it.",
             )
         )
     return found
@@ -166,7 +167,13 @@ def _few(run: EvaluationRun, unit: str) -> str:
     names = [t.slide_id if unit == "slide" else t.image_id for t in run.truths]
     sick = {n for n, t in zip(names, run.truths, strict=True) if any(map(is_abnormal, t.labels))}
     well = set(names) - sick
-    return f"It rests on {len(sick)} with abnormal cells and {len(well)} without; few of either make it a coin's edge."
+    number = f"{len(sick)} {unit}s with abnormal cells and {len(well)} without"
+    return f"much, where there are few of either: it rests on {number}."
+
+
+def _whole(row: Row) -> str:
+    low, high = row["ci_low"], row["ci_high"]
+    return "" if low is None or high is None else f"{low:.0f}–{high:.0f}"
 
 
 def class_table(run: EvaluationRun) -> tuple[list[str], list[ClassRow]]:
