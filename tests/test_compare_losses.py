@@ -12,6 +12,7 @@ from PIL import Image
 from wsi_detect.config import read_yaml
 from wsi_detect.errors import DamagedArtifactError, LabelError, MissingArtifactError
 from wsi_detect.report.method_plot import plot_methods
+from wsi_detect.report.method_tables import alphas_of, blocks
 from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.training.grid import ComparisonJob, planned
 from wsi_detect.training.module import DetectionModule
@@ -251,7 +252,20 @@ def test_fields_that_cannot_be_used(fields, tmp_path):
 
 
 def test_a_plot_needs_a_difference(whole):
-    from wsi_detect.report.method_tables import blocks
-
     (block,) = blocks(finished(whole.results, whole.job, ["-ce-"]), whole.job, dict.fromkeys(whole.fields.ids, 0))
     assert plot_methods(block, whole.job, whole.fields.work / "none.svg") is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "expected"),
+    [
+        ("grad_libra", {}, (0.5, 0.5)),
+        ("grad_libra", {"alpha_neg": 1.0}, (0.5, 1.0)),
+        ("grad_libra", {"form": "mean_weight"}, None),
+        ("focal", {"gamma": 1.0, "alpha": -1.0}, (0, 0)),
+        ("focal", {}, None),
+        ("bce", {}, None),
+    ],
+)
+def test_alphas_of_a_row(loss, options, expected):
+    assert alphas_of({"loss": loss, "loss_options": options}) == expected

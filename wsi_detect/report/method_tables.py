@@ -25,6 +25,7 @@ class Block:
         detector, sampler: of all its rows.
         rows: in the order of the declaration.
         figures: of the rows with a whole seed.
+        alphas: of the baseline and of Grad-Libra at all its parameters, on the seeds that all of these have.
         label: `under-trained` and why, or that it is not.
         trained: whether the baseline was trained enough.
     """
@@ -33,6 +34,7 @@ class Block:
     sampler: str
     rows: tuple[Finished, ...]
     figures: tuple[MethodFigures, ...]
+    alphas: tuple[MethodFigures, ...]
     label: str
     trained: bool
 
@@ -49,11 +51,17 @@ def blocks(rows: Sequence[Finished], job: ComparisonJob, groups: Mapping[str, in
     found = []
     for detector, sampler in dict.fromkeys((one.row.detector, one.row.sampler) for one in rows):
         mine = tuple(one for one in rows if (one.row.detector, one.row.sampler) == (detector, sampler))
-        methods = {one.row.method: one.seeds for one in mine}
-        figures = compare_methods(
-            methods, axes.baseline, job.fields.classes, axes.endpoints, groups, job.comparison
-        )  # fmt: skip
-        found.append(Block(detector, sampler, mine, tuple(figures), *_label(figures, rows, job)))
+        methods = {one.row.method: one.seeds for one in mine if one.seeds}
+        libra = {
+            one.row.method for one in mine if one.seeds and (alphas_of(one.made) or one.row.method == axes.baseline)
+        }
+        common = set.intersection(*(set(methods[name]) for name in libra)) if libra else set()
+        alike = {name: {seed: methods[name][seed] for seed in sorted(common)} for name in methods if name in libra}
+        figures, alphas = (
+            compare_methods(some, axes.baseline, job.fields.classes, axes.endpoints, groups, job.comparison)
+            for some in (methods, alike)
+        )
+        found.append(Block(detector, sampler, mine, tuple(figures), tuple(alphas), *_label(figures, rows, job)))
     return found
 
 
@@ -178,19 +186,27 @@ def _rare(block: Block, job: ComparisonJob) -> str:
     return _table(("method (found, by seed)", *heads), lines)
 
 
+def alphas_of(made: Mapping[str, Any]) -> tuple[float, float] | None:
+    """alpha_pos and alpha_neg of a row, by how it was made; None for another loss, or another form of this one.
+
+    The focal loss with gamma 1 and no balance is Grad-Libra with both at 0.
+    """
+    options = made.get("loss_options", {})
+    if made.get("loss") == "grad_libra" and set(options) <= {"alpha_pos", "alpha_neg"}:
+        return float(options.get("alpha_pos", 0.5)), float(options.get("alpha_neg", 0.5))
+    if made.get("loss") == "focal" and options.get("gamma") == 1 and options.get("alpha", 0.25) < 0:
+        return 0.0, 0.0
+    return None
+
+
 def _alphas(block: Block, job: ComparisonJob) -> str:
-    """Grad-Libra's two parameters; all on the seeds they share with the baseline."""
+    known = {one.row.method: alphas_of(one.made) for one in block.rows}
     lines = []
-    for one in block.rows:
-        options = one.made.get("loss_options", {})
-        found = _figures(block, one.row.method)
-        if found is None or one.made.get("loss") != "grad_libra" or options.get("form", "weight") != "weight":
-            continue
-        gap = found.differences.get(MACRO)
-        both = f"{options.get('alpha_pos', 0.5):g}", f"{options.get('alpha_neg', 0.5):g}"
-        lines.append(
-            (*both, str(len(found.shared)), _number(None if gap is None else gap.second), _gap(gap), _detectable(gap))
-        )
+    for found in block.alphas:
+        pair, gap = known[found.name], found.differences.get(MACRO)
+        if pair is not None:
+            cells = str(len(found.by_seed)), _with_interval(found, MACRO), _gap(gap), _detectable(gap)
+            lines.append((f"{pair[0]:g}", f"{pair[1]:g}", *cells))
     head = ("alpha_pos", "alpha_neg", "seeds", "macro AP50", "minus baseline (interval)", "smallest detectable")
     return _title(block, job) + _table(head, sorted(lines)) if len(lines) > 1 else ""
 

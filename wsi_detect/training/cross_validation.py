@@ -118,7 +118,7 @@ def prepare(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise LabelError(f"{coco}: two fields have the same pixels ({twice}); one could be in training, one left out")
-    unit, members = groups_of(truths)
+    unit, members = groups_of(truths, job.comparison.unit)
     present = np.array([[name in truth.labels for name in job.fields.classes] for truth in truths], np.int64)
     folds = grouped_folds(members, present, job.cross_validation.folds, job.fields.fold_seed)
     check_leak(members, [str(fold) for fold in folds])
