@@ -207,6 +207,20 @@ def test_rows_that_are_not_complete_say_so(whole, tmp_path):
     assert page.read_text().count("**incomplete**: 2 of 4") == 2
 
 
+def test_what_was_not_begun_is_one_line(whole, tmp_path):
+    more = declared(
+        samplers={"uniform": {"training": {"loader": {"sampler": "uniform"}}}, "class_aware": {}},
+        grids={
+            name: {"detectors": ["fcos"], "methods": ["ce", "libra"], "samplers": [name], "seeds": [0]}
+            for name in ("uniform", "class_aware")
+        },
+    )
+    page = document(tmp_path)
+    compare.report(more, whole.results, page)
+    assert "Declared and not begun: fcos with class_aware." in page.read_text()
+    assert "incomplete" not in page.read_text()
+
+
 def test_nothing_finished_is_a_report_too(fields, tmp_path):
     bench = begin(fields, declared(), tmp_path)
     page = document(tmp_path)

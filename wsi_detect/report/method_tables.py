@@ -67,13 +67,16 @@ def blocks(rows: Sequence[Finished], job: ComparisonJob, groups: Mapping[str, in
 
 def tables(found: Sequence[Block], job: ComparisonJob) -> dict[str, str]:
     """Return every table, Markdown, by the name of its place in a document."""
+    shown = [block for block in found if any(one.done for one in block.rows)] or list(found)
+    waiting = [f"{block.detector} with {block.sampler}" for block in found if block not in shown]
+    later = [f"Declared and not begun: {', '.join(waiting)}."] if waiting else []
     parts = {
-        "losses-label": [f"{_title(block, job)}{block.label}" for block in found],
-        "losses-primary": [_title(block, job) + _primary(block, job) for block in found],
-        "losses-secondary": [_title(block, job) + _secondary(block, job) for block in found],
-        "losses-rare": [_title(block, job) + _rare(block, job) for block in found],
-        "losses-alphas": [text for block in found if (text := _alphas(block, job))],
-        "losses-made": [_made(found, job)],
+        "losses-label": [*(_title(block, job) + block.label for block in shown), *later],
+        "losses-primary": [_title(block, job) + _primary(block, job) for block in shown],
+        "losses-secondary": [_title(block, job) + _secondary(block, job) for block in shown],
+        "losses-rare": [_title(block, job) + _rare(block, job) for block in shown],
+        "losses-alphas": [text for block in shown if (text := _alphas(block, job))],
+        "losses-made": [_made(shown, job)],
     }
     return {name: "\n\n".join(texts) or "Nothing is finished yet." for name, texts in parts.items()}
 
