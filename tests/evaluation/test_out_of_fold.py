@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from wsi_detect.errors import DamagedArtifactError, LabelError
+from wsi_detect.evaluation.average_precision import average_precision
 from wsi_detect.evaluation.compare import ComparisonConfig
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
+from wsi_detect.evaluation.figures import make_pools
+from wsi_detect.evaluation.froc import recall_at
 from wsi_detect.evaluation.methods import compare_methods
 from wsi_detect.evaluation.out_of_fold import (
     MACRO,
@@ -76,7 +79,10 @@ def test_a_record_is_read_back_as_it_was_and_small():
     text = json.dumps(first.to_json(), sort_keys=True)
     again = OutOfFold.from_json(json.loads(text))
     assert again.to_json() == first.to_json()
-    assert first.to_json()["scores"]["NILM"] == ["9000 -7000", "6000", ""]
+    # NILM: right, wrong; LSIL: right to all three questions, wrong as LSIL and right as a group and as abnormal.
+    assert first.to_json()["found"]["NILM"] == ["9000c 7000b", "6000c", ""]
+    assert first.to_json()["asked"]["LSIL"] == ["LSIL", "abnormal-two", "any_abnormal"]
+    assert first.to_json()["found"]["LSIL"] == ["4000A", "5000z", ""]
     assert first.to_json()["cells"]["NILM"] == "1 1 1"
     assert endpoint_figures(again.pools(), CLASSES, ENDPOINTS) == endpoint_figures(first.pools(), CLASSES, ENDPOINTS)
 
@@ -87,8 +93,8 @@ def test_a_record_is_read_back_as_it_was_and_small():
         lambda c: c.pop("cells"),
         lambda c: c["fields"].pop(),
         lambda c: c["cells"].pop("NILM"),
-        lambda c: c["scores"].update(NILM=["x", "", ""]),
-        lambda c: c["scores"].update(NILM=3),
+        lambda c: c["found"].update(NILM=["x", "", ""]),
+        lambda c: c["found"].update(NILM=3),
     ],
 )
 def test_a_damaged_record_is_refused(break_it):
@@ -115,7 +121,7 @@ def test_folds_that_do_not_go_together(parts):
 
 def test_only_the_best_detections_of_a_field_count():
     two = Endpoints(groups=ENDPOINTS.groups, detections_per_field=2)
-    assert kept(endpoints=two).to_json()["scores"]["LSIL"] == ["", "-5000", ""]
+    assert kept(endpoints=two).to_json()["found"]["LSIL"] == ["", "5000z", ""]
 
 
 def test_cells_found_at_a_number_of_false_positives():
@@ -202,3 +208,30 @@ def test_methods_read_on_other_cells_are_not_compared():
     fewer = out_of_fold([], MANY[:-1], CLASSES, ENDPOINTS)
     with pytest.raises(LabelError, match="same fields"):
         compare({"base": {0: method(1.0)}, "good": {0: fewer}})
+
+
+def test_an_area_to_ignore_and_a_second_label_of_a_cell_are_no_part_of_a_question():
+    crowd = FieldTruth("a", 1000, 100, np.array([box(0)]), ["HSIL"], np.array([box(3)]))
+    labels = found("a", [(0, 0.9, "HSIL"), (0, 0.6, "LSIL"), (3, 0.5, "LSIL"), (4, 0.4, "NILM")])
+    record = kept([labels], [crowd]).to_json()["found"]
+    # LSIL at 0.6: wrong as LSIL (1), but HSIL at the same place scored higher in the group and among the abnormal.
+    assert record == {"NILM": ["4000b"], "LSIL": ["6000b 5000a"], "HSIL": ["9000A"]}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_pools_are_those_of_the_metrics(seed):
+    """Random scores and places, equal scores in several fields, doubles: the record says what `make_pools` says."""
+    rng = np.random.default_rng(seed)
+    predictions, truths = [], []
+    for name in "abcd":
+        places = rng.choice(12, 5, replace=False)
+        boxes = np.array([box(k) for k in places])
+        truths.append(FieldTruth(name, 2000, 100, boxes[:4], list(rng.choice(CLASSES, 4)), boxes[4:]))
+        scores = rng.permutation(20) / 20 + 0.05
+        entries = [(k, s, rng.choice(CLASSES)) for k, s in zip(rng.choice(12, 20), scores, strict=True)]
+        predictions.append(found(name, entries))
+    pools = kept(predictions, truths).pools()
+    expected = make_pools(predictions, truths, CLASSES, ENDPOINTS.merge_iou)
+    for name, pool in {**expected.classes, "any_abnormal": expected.abnormal}.items():
+        assert average_precision(pools[name]) == average_precision(pool)
+        assert recall_at(pools[name], 1.0) == recall_at(pool, 1.0)

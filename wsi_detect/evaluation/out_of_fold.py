@@ -1,8 +1,8 @@
-"""What a cross-validation keeps of a fold: per field and question the scores of all detections and which were right.
+"""What a cross-validation keeps of a fold: scores of all detections of a field, and to which question each was right.
 
-Enough to read every figure again under any weights of the fields, as a paired bootstrap does, and a fiftieth of the
-boxes it came from. Scores are kept to four digits, and figures are always read from what is kept, so that a figure of
-today and one from a file of last week are the same number.
+Enough to read every figure again under any weights of the fields, as a paired bootstrap does, without
+the boxes. Scores are kept to four digits, and figures are always read from what is kept, so that a figure of
+today and one from a file of last week are the same number. Equal scores in one field stand in the order of the classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,13 +20,15 @@ from wsi_detect.evaluation.columns import lay_out
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.figures import ABNORMAL, recall_key
 from wsi_detect.evaluation.froc import recall_at
-from wsi_detect.evaluation.matching import Pool, ask
+from wsi_detect.evaluation.matching import UNMATCHED, Pool, Question, ask
 from wsi_detect.taxonomy import CLASSES, is_abnormal
 
 #: The declared primary endpoint: mean of AP50 over all classes, each on the detections of all fields together.
 MACRO = "macro_ap50"
 #: A score is kept as a whole number of these.
 _STEPS = 10_000
+#: Outcomes of at most three questions, as a letter.
+_LETTERS = "abcdefghijklmnopqrstuvwxyzA"
 
 
 class Endpoints(Config):
@@ -60,24 +62,33 @@ class Endpoints(Config):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutOfFold:
-    """Matched detections of fields, by question: every class, every group of classes, all abnormal ones.
+    """Matched detections of fields, and what each question makes of them.
+
+    A question is a class, a group of classes looked at as one, or all abnormal classes. To a question a detection is
+    right, wrong, or no part of it: it lies in an area to ignore, or another label of the same cell scored higher.
 
     Attributes:
         fields: (F,) ids.
         cells: question → (F,) cells to be found in each field.
-        scores: question → for each field the scores of its detections, descending, in ten-thousandths; one that found
-            a cell as it is, any other as its negative.
+        asked: class → the questions its detections take part in.
+        found: class → for each field (D, 2): scores in ten-thousandths, descending, and outcomes, one digit to base 3
+            a question of `asked`, the first the lowest: 0 no part, 1 wrong, 2 right.
     """
 
     fields: tuple[str, ...]
     cells: Mapping[str, NDArray[np.int64]]
-    scores: Mapping[str, tuple[NDArray[np.int64], ...]]
+    asked: Mapping[str, tuple[str, ...]]
+    found: Mapping[str, tuple[NDArray[np.int64], ...]]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: a text a field, since a line a number would be five times as long."""
-        found = {name: [" ".join(map(str, one)) for one in fields] for name, fields in self.scores.items()}
+        """Plain values: a text a field, a word a detection, its outcomes as a letter; a line each would be long."""
+        words = {
+            name: [" ".join(f"{score}{_LETTERS[outcome]}" for score, outcome in one) for one in fields]
+            for name, fields in self.found.items()
+        }
         cells = {name: " ".join(map(str, numbers)) for name, numbers in self.cells.items()}
-        return {"fields": list(self.fields), "cells": cells, "scores": found}
+        asked = {name: list(questions) for name, questions in self.asked.items()}
+        return {"fields": list(self.fields), "cells": cells, "asked": asked, "found": words}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "OutOfFold":
@@ -88,18 +99,33 @@ class OutOfFold:
         """
         try:
             fields = tuple(map(str, content["fields"]))
-            cells = {name: _numbers(text) for name, text in content["cells"].items()}
-            scores = {name: tuple(map(_numbers, texts)) for name, texts in content["scores"].items()}
+            cells = {name: np.array(text.split(), np.int64) for name, text in content["cells"].items()}
+            asked = {name: tuple(map(str, questions)) for name, questions in content["asked"].items()}
+            found = {name: tuple(map(_read_words, texts)) for name, texts in content["found"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedArtifactError(f"not a record of out-of-fold detections: {error!r}") from error
-        lengths = {*map(len, cells.values()), *map(len, scores.values())}
-        if set(cells) != set(scores) or lengths - {len(fields)}:
+        lengths = {*map(len, cells.values()), *map(len, found.values())}
+        questions = {name for names in asked.values() for name in names}
+        if questions != set(cells) or set(asked) != set(found) or lengths - {len(fields)}:
             raise DamagedArtifactError("a record of out-of-fold detections contradicts itself")
-        return cls(fields, cells, scores)
+        return cls(fields, cells, asked, found)
 
     def pools(self) -> dict[str, Pool]:
         """Detections of each question in one order, from the highest score down, as metrics take them."""
-        return {name: _pool(self.scores[name], self.cells[name]) for name in self.scores}
+        return {question: self._pool(question) for question in self.cells}
+
+    def _pool(self, question: str) -> Pool:
+        parts, images = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.int64)]
+        for name, fields in self.found.items():
+            if question in self.asked[name]:
+                place = 3 ** self.asked[name].index(question)
+                parts += [np.column_stack([one[:, 0], one[:, 1] // place % 3]) for one in fields]
+                images += [np.full(len(one), k) for k, one in enumerate(fields)]
+        rows, image = np.concatenate(parts), np.concatenate(images)
+        part = rows[:, 1] > 0
+        rows, image = rows[part], image[part]
+        order = np.lexsort((image, -rows[:, 0]))
+        return Pool(rows[order, 0] / _STEPS, rows[order, 1] == 2, image[order], self.cells[question])
 
 
 def out_of_fold(
@@ -124,12 +150,26 @@ def out_of_fold(
         raise LabelError(f"cells of class {strangers[0]!r}, which the detector does not know, could never be found")
     best = [_best(found, endpoints.detections_per_field) for found in predictions]
     columns = lay_out(best, truths, endpoints.merge_iou)
-    pools = ask(columns, {name: {name} for name in classes}).pools()
-    for name, members in {**endpoints.groups, ABNORMAL: [name for name in classes if is_abnormal(name)]}.items():
-        pools |= ask(columns, {name: members}, merge=True).pools()
-    scores = {name: tuple(_kept(pool, k) for k in range(len(truths))) for name, pool in pools.items()}
-    cells = {name: pool.cells for name, pool in pools.items()}
-    return OutOfFold(tuple(truth.image_id for truth in truths), cells, scores)
+    abnormal = {ABNORMAL: tuple(name for name in classes if is_abnormal(name))}
+    single = {name: (name,) for name in classes}
+    kinds = [
+        ask(columns, single),
+        *(ask(columns, {n: m}, merge=True) for n, m in {**endpoints.groups, **abnormal}.items()),
+    ]
+    members = {**single, **endpoints.groups, **abnormal}
+    asked = {name: tuple(question for question, those in members.items() if name in those) for name in classes}
+    outcomes = {question: _outcomes(kind) for kind in kinds for question in kind.names}
+    cells = {name: pool.cells for kind in kinds for name, pool in kind.pools().items()}
+    detections = columns.detections
+    # At least one step, so that a score of nothing is still a detection.
+    steps = np.maximum(np.round(detections.scores * _STEPS), 1).astype(np.int64)
+    found = {}
+    for name, questions in asked.items():
+        code = sum((3**k * outcomes[question] for k, question in enumerate(questions)), np.zeros(len(steps), np.int64))
+        rows = detections.order[columns.codes({name})[detections.label[detections.order]]]
+        table = np.column_stack([steps[rows], code[rows]])
+        found[name] = tuple(table[detections.image[rows] == k] for k in range(len(truths)))
+    return OutOfFold(tuple(truth.image_id for truth in truths), cells, asked, found)
 
 
 def join(parts: Sequence[OutOfFold]) -> OutOfFold:
@@ -139,14 +179,13 @@ def join(parts: Sequence[OutOfFold]) -> OutOfFold:
         LabelError: no fold, a field in two folds, or folds asked other questions.
     """
     names = [name for part in parts for name in part.fields]
-    if not parts or len(set(names)) < len(names) or any(set(part.cells) != set(parts[0].cells) for part in parts):
+    if not parts or len(set(names)) < len(names) or any(dict(part.asked) != dict(parts[0].asked) for part in parts):
         raise LabelError("folds do not go together: none, a field in two of them, or other questions")
     order = np.argsort(np.array(names), kind="stable")
     cells = {name: np.concatenate([part.cells[name] for part in parts])[order] for name in parts[0].cells}
-    scores = {name: [one for part in parts for one in part.scores[name]] for name in parts[0].scores}
-    return OutOfFold(
-        tuple(names[k] for k in order), cells, {name: tuple(all_[k] for k in order) for name, all_ in scores.items()}
-    )
+    found = {name: [one for part in parts for one in part.found[name]] for name in parts[0].found}
+    in_order = {name: tuple(those[k] for k in order) for name, those in found.items()}
+    return OutOfFold(tuple(names[k] for k in order), cells, parts[0].asked, in_order)
 
 
 def endpoint_figures(
@@ -183,19 +222,15 @@ def _best(found: FieldPrediction, limit: int) -> FieldPrediction:
     return found.take(np.argsort(-found.scores, kind="stable")[:limit])
 
 
-def _kept(pool: Pool, image: int) -> NDArray[np.int64]:
-    mine = pool.image == image
-    # At least one step, so that a wrong detection of score 0 still has a sign.
-    steps = np.maximum(np.round(pool.scores[mine] * _STEPS), 1).astype(np.int64)
-    return np.asarray(np.where(pool.hits[mine], steps, -steps), np.int64)
+def _outcomes(question: Question) -> NDArray[np.int64]:
+    """(D,) what a question makes of each detection: 0 no part of it, 1 wrong, 2 right."""
+    matches, asked = question.taken()
+    match = matches[question.rows]
+    result = np.zeros(len(matches), np.int64)
+    result[question.rows] = np.where(match == UNMATCHED, 1, np.where(np.append(asked, False)[match], 2, 0))
+    return result
 
 
-def _pool(scores: Sequence[NDArray[np.int64]], cells: NDArray[np.int64]) -> Pool:
-    signed = np.concatenate([np.zeros(0, np.int64), *scores])
-    image = np.repeat(np.arange(len(scores)), [len(one) for one in scores])
-    order = np.argsort(-np.abs(signed), kind="stable")
-    return Pool(np.abs(signed[order]) / _STEPS, signed[order] > 0, image[order], cells)
-
-
-def _numbers(text: str) -> NDArray[np.int64]:
-    return np.array([int(word) for word in text.split()], np.int64)
+def _read_words(text: str) -> NDArray[np.int64]:
+    words = text.split()
+    return np.array([(int(word[:-1]), _LETTERS.index(word[-1])) for word in words], np.int64).reshape(-1, 2)

@@ -97,7 +97,7 @@ def prepare(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path
     """Read labelled fields and put them into folds.
 
     Fields are stratified by which classes they hold, rarest class first, so that the few fields of a rare class are
-    spread over the folds. An annotation that says the same cell twice is dropped.
+    spread over the folds. Of annotations that say the same cell twice one is kept.
 
     Args:
         images: folder of the files.
@@ -123,7 +123,7 @@ def prepare(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path
     folds = grouped_folds(members, present, job.cross_validation.folds, job.fields.fold_seed)
     check_leak(members, [str(fold) for fold in folds])
     names = {truth.image_id: name for truth, name in zip(truths, ids, strict=True)}
-    rules = ImportRules(faulty="drop")
+    rules = ImportRules(faulty="repair")
     annotations = import_annotations(coco, "coco", ClassMap.from_card(card), work / "dataset", names, rules)
     groups = group_numbers(members)
     return LabelledFields(images, tuple(truths), tuple(ids), folds, groups, unit, annotations, job.fields, work)

@@ -38,9 +38,9 @@ class Results:
         return cls(folder, declaration)
 
     def digest(self, job: ComparisonJob, run: Run, learning_rate: float | None = None) -> str:
-        """Digest of everything that decides a run."""
-        tiling, training = resolve(job, run, learning_rate)
-        made = {"tiling": tiling.model_dump(mode="json"), "training": training.model_dump(mode="json")}
+        """Digest of everything that decides a run, but what is left at its default: a new setting spoils no record."""
+        sections = zip(("tiling", "training"), resolve(job, run, learning_rate), strict=True)
+        made = {name: section.model_dump(mode="json", exclude_defaults=True) for name, section in sections}
         return digest_of({"declaration": self.declaration, "run": run.to_plain(), **made})
 
     def path(self, run: Run) -> Path:
