@@ -1,8 +1,8 @@
 """What a cross-validation keeps of a fold: scores of all detections of a field, and to which question each was right.
 
-Enough to read every figure again under any weights of the fields, as a paired bootstrap does, without
-the boxes. Scores are kept to four digits, and figures are always read from what is kept, so that a figure of
-today and one from a file of last week are the same number. Equal scores in one field stand in the order of the classes.
+Enough to read every figure again under any weights of the fields, as a paired bootstrap does, without the boxes. Scores
+are kept to four digits, and figures are always read from what is kept, so that a figure of today and one from a file of
+last week are the same number. Equal scores in one field stand in the order of the classes.
 """
 
 from collections.abc import Mapping, Sequence
