@@ -6,8 +6,9 @@
 
 The same command continues: a run whose record is there, made with these very settings, is not repeated, and one that
 was stopped goes on from its checkpoint or begins anew. Started twice, two processes share the runs. `--limit-minutes`
-stops between runs. With `--report` nothing is trained: tables and plot of what is finished go between the marks of the
-document, and rows that are not complete say so. `--only` takes names of grids, or parts of names of runs.
+stops between runs. With `--report` nothing is trained and no field is needed: tables and plot of what is finished go
+between the marks of the document, and rows that are not complete say so. `--only` takes names of grids, or parts of
+names of runs.
 """
 
 import argparse
@@ -17,7 +18,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsi_detect import artifact
 from wsi_detect.config import load
 from wsi_detect.errors import MissingArtifactError, WsiDetectError
 from wsi_detect.evaluation.evaluate import WholeImage
@@ -27,7 +27,7 @@ from wsi_detect.report.method_plot import plot_methods
 from wsi_detect.report.method_tables import blocks, state, tables, write_between_marks
 from wsi_detect.training.cross_validation import Bench, prepare, settle
 from wsi_detect.training.grid import ComparisonJob, planned, resolve
-from wsi_detect.training.records import DECLARATION, Results, finished
+from wsi_detect.training.records import Results, finished
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +63,7 @@ def report(job: ComparisonJob, results: Results, document: Path, only: Sequence[
     """Write tables and plots of what is finished into a document and into `img` beside it."""
     rows = finished(results, job, only)
     print(state(rows))
-    fields = artifact.read_json(results.folder / DECLARATION)["fields"]
-    found = blocks(rows, job, {name: entry["group"] for name, entry in fields.items()})
+    found = blocks(rows, job, results.groups)
     lost = write_between_marks(document, tables(found, job))
     if lost:
         raise MissingArtifactError(f"{document} has no place <!-- {lost[0]} --> … <!-- end --> for a table")
@@ -79,7 +78,7 @@ def report(job: ComparisonJob, results: Results, document: Path, only: Sequence[
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for option in ("--images", "--coco", "--card", "--config", "--work", "--results"):
-        parser.add_argument(option, type=Path, required=True)
+        parser.add_argument(option, type=Path, required=option in ("--config", "--results"))
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--limit-minutes", type=float)
     parser.add_argument("--report", type=Path, metavar="DOCUMENT")
@@ -88,11 +87,14 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = load(chosen.config, ComparisonJob, chosen.set)
-        bench = begin(chosen.images, chosen.coco, chosen.card, job, chosen.work, chosen.results)
         if chosen.report:
-            for picture in report(job, bench.results, chosen.report, chosen.only):
+            for picture in report(job, Results.find(chosen.results, job), chosen.report, chosen.only):
                 print(picture)
             sys.exit(0)
+        given = chosen.images, chosen.coco, chosen.card, chosen.work
+        if None in given:
+            parser.error("--images, --coco, --card and --work are needed to train; only --report does without them")
+        bench = begin(*given[:3], job, given[3], chosen.results)
         sys.exit(3 if main(bench, chosen.only, chosen.limit_minutes) else 0)
     except WsiDetectError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from wsi_detect.report.method_tables import alphas_of, blocks
 from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.training.grid import ComparisonJob, planned
 from wsi_detect.training.module import DetectionModule
-from wsi_detect.training.records import finished
+from wsi_detect.training.records import Results, finished
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
@@ -205,6 +205,20 @@ def test_rows_that_are_not_complete_say_so(whole, tmp_path):
     page = document(tmp_path)
     compare.report(more, whole.results, page)
     assert page.read_text().count("**incomplete**: 2 of 4") == 2
+
+
+def test_records_are_found_without_the_fields(whole, tmp_path):
+    results = whole.results.folder.parent
+    assert Results.find(results, whole.job) == whole.results
+    assert whole.results.groups == dict(zip(whole.fields.ids, range(6), strict=True))
+    with pytest.raises(MissingArtifactError, match="0 folders"):
+        Results.find(results, declared(folds=3))
+    folder = tmp_path / whole.results.declaration
+    folder.mkdir()
+    content = json.loads((whole.results.folder / "declaration.json").read_text())
+    (folder / "declaration.json").write_text(json.dumps({**content, "unit": "slide"}))
+    with pytest.raises(DamagedArtifactError, match="named after"):
+        Results.find(tmp_path, whole.job)
 
 
 def test_what_was_not_begun_is_one_line(whole, tmp_path):

@@ -29,7 +29,7 @@ from wsi_detect.slides import open_slide
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
-from wsi_detect.training.grid import ComparisonJob, FieldsConfig, Run, digest_of, resolve, trials
+from wsi_detect.training.grid import ComparisonJob, FieldsConfig, Run, digest_of, resolve, shared, trials
 from wsi_detect.training.records import Results
 from wsi_detect.training.trainer import train_detector
 
@@ -70,9 +70,7 @@ class LabelledFields:
             "fields": {name: {"fold": fold, "group": group} for name, fold, group in rows},
             "unit": self.unit,
             "truth": digest_of({"labels": labels}),
-            "facts": self.config.model_dump(mode="json"),
-            "endpoints": job.cross_validation.endpoints.model_dump(mode="json"),
-            "folds": job.cross_validation.folds,
+            **shared(job),
         }
 
 

@@ -208,6 +208,15 @@ def resolve(job: ComparisonJob, run: Run, learning_rate: float | None = None) ->
     return parse(tiling, TilingConfig, where=where), parse(training, TrainingConfig, where=where)
 
 
+def shared(job: ComparisonJob) -> dict[str, Any]:
+    """What all runs of a declaration have in common, but the fields themselves; plain values."""
+    return {
+        "facts": job.fields.model_dump(mode="json"),
+        "endpoints": job.cross_validation.endpoints.model_dump(mode="json"),
+        "folds": job.cross_validation.folds,
+    }
+
+
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Put changes into plain values: mappings key by key, anything else replaced."""
     result = dict(base)

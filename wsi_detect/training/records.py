@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from wsi_detect import artifact
-from wsi_detect.errors import DamagedArtifactError
+from wsi_detect.errors import DamagedArtifactError, MissingArtifactError
 from wsi_detect.evaluation.out_of_fold import OutOfFold, join
-from wsi_detect.training.grid import ComparisonJob, Row, Run, digest_of, planned, resolve
+from wsi_detect.training.grid import ComparisonJob, Row, Run, digest_of, planned, resolve, shared
 
 DECLARATION = "declaration.json"
 #: Raised when the meaning of a record changes; part of every digest.
@@ -36,6 +36,30 @@ class Results:
         if not path.exists():
             artifact.write_json(path, dict(facts))
         return cls(folder, declaration)
+
+    @classmethod
+    def find(cls, results: Path, job: ComparisonJob) -> "Results":
+        """Find the folder of a declaration below `results` without its fields, by all else that its runs share.
+
+        Raises:
+            MissingArtifactError: there is none, or more than one: of other fields.
+            DamagedArtifactError: its `declaration.json` was changed.
+        """
+        wanted = shared(job)
+        read = {path.parent: artifact.read_json(path) for path in sorted(results.glob(f"*/{DECLARATION}"))}
+        fitting = [folder for folder, facts in read.items() if wanted.items() <= facts.items()]
+        if len(fitting) != 1:
+            raise MissingArtifactError(f"{len(fitting)} folders in {results} are of this declaration; give the fields")
+        (folder,) = fitting
+        if digest_of({**read[folder], "record": RECORD_VERSION}) != folder.name:
+            raise DamagedArtifactError(f"{folder / DECLARATION} is not the declaration that the folder is named after")
+        return cls(folder, folder.name)
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Number of the patient, slide or field that each field belongs to: what is resampled."""
+        fields = artifact.read_json(self.folder / DECLARATION)["fields"]
+        return {name: int(entry["group"]) for name, entry in fields.items()}
 
     def digest(self, job: ComparisonJob, run: Run, learning_rate: float | None = None) -> str:
         """Digest of everything that decides a run, but what is left at its default: a new setting spoils no record."""
