@@ -31,16 +31,8 @@ from wsi_detect.slides import open_slide
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
 from wsi_detect.training.config import TrainingConfig
+from wsi_detect.training.grid import FieldsConfig
 from wsi_detect.training.trainer import train_detector
-
-
-class FieldsConfig(Config):
-    """Facts the field files do not hold."""
-
-    mpp: float
-    classes: tuple[str, ...]
-    #: Decides which fields share a fold; not the seed of the training.
-    fold_seed: int = 0
 
 
 class JobConfig(Config):

@@ -50,6 +50,16 @@ def test_every_configuration_is_valid(path):
         load_job(path, pipeline("train_on_fields").JobConfig)
     if "dataset" in values:
         load_job(path, pipeline("build_dataset").JobConfig)
+    if "cross_validation" in values:
+        from wsi_detect.detectors import build_detector
+        from wsi_detect.losses import ClassCounts, with_class_counts
+        from wsi_detect.training.grid import ComparisonJob, planned, resolve
+
+        comparison = load_job(path, ComparisonJob)
+        for run in {run.row: run for run in planned(comparison.cross_validation)}.values():
+            _, training = resolve(comparison, run)
+            counts = ClassCounts((1.0,) * 6, (1.0,) * 6, 6.0)
+            build_detector(training.detector, 6, with_class_counts(training.options, counts))
     if "lab" in values:
         load_job(path, pipeline("lab_inference").JobConfig)
     EvaluationConfig.model_validate(values.get("evaluation", {}))

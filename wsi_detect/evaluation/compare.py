@@ -183,9 +183,9 @@ def compare_runs(first: EvaluationRun, second: EvaluationRun, config: Comparison
     found = []
     for name in names:
         a, b = (side.get(name, nothing) for side in drawn)
-        found.append(_difference(name, (exact[0][name], exact[1][name]), b - a, config))
+        found.append(difference(name, (exact[0][name], exact[1][name]), b - a, config))
     about = (dict(first.about), dict(second.about))
-    return Comparison(tuple(_with_holm(found)), len(first.truths), unit, len(set(groups)), config, about)
+    return Comparison(tuple(with_holm(found)), len(first.truths), unit, len(set(groups)), config, about)
 
 
 def holm(shares: Sequence[float]) -> list[float]:
@@ -210,15 +210,23 @@ def _classes(*runs: EvaluationRun) -> list[str]:
     return gravest_first(names | {name for truth in runs[0].truths for name in truth.labels})
 
 
-def _difference(
+def difference(
     figure: str, values: tuple[float | None, float | None], drawn: NDArray[np.float64], config: ComparisonConfig
 ) -> Difference:
+    """One figure of two runs, before Holm.
+
+    Args:
+        figure: its key.
+        values: of run A and of run B.
+        drawn: (R,) B minus A in each replicate, NaN where one of them has no value.
+        config: its confidence and power are used.
+    """
     first, second = values
     known = drawn[~np.isnan(drawn)]
     undefined = len(drawn) - len(known)
     if first is None or second is None or not len(known):
-        difference = None if first is None or second is None else second - first
-        return Difference(figure, first, second, difference, None, None, None, None, None, undefined)
+        gap = None if first is None or second is None else second - first
+        return Difference(figure, first, second, gap, None, None, None, None, None, undefined)
     interval = percentile_interval(drawn, config.confidence)
     # Both counted with one more, so that a finite number of replicates never says never (Davison and Hinkley 1997).
     share = min(1.0, 2 * (1 + min(int((known <= 0).sum()), int((known >= 0).sum()))) / (len(known) + 1))
@@ -231,7 +239,8 @@ def _difference(
     )
 
 
-def _with_holm(found: Sequence[Difference]) -> list[Difference]:
+def with_holm(found: Sequence[Difference]) -> list[Difference]:
+    """Differences with their shares adjusted for the number of those that have one."""
     shares = [entry.share for entry in found if entry.share is not None]
     adjusted = iter(holm(shares))
     return [entry if entry.share is None else replace(entry, holm=next(adjusted)) for entry in found]

@@ -37,6 +37,7 @@ SECTIONS = (
     "export",
     "evaluation",
     "comparison",
+    "cross_validation",
     "lab",
 )
 #: Overlap of neighbouring patches, largest cells: every cell lies its own width inside some patch.

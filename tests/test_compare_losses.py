@@ -1,0 +1,299 @@
+"""The comparison of losses from labelled fields to the tables of a document, on painted cells."""
+
+import json
+import sys
+from dataclasses import replace
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from wsi_detect.config import read_yaml
+from wsi_detect.errors import DamagedArtifactError, LabelError, MissingArtifactError
+from wsi_detect.report.method_plot import plot_methods
+from wsi_detect.report.method_tables import alphas_of, blocks
+from wsi_detect.testing.painter import lay_cells, paint_region
+from wsi_detect.training.grid import ComparisonJob, planned
+from wsi_detect.training.module import DetectionModule
+from wsi_detect.training.records import Results, finished
+
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "configs" / "tiny.yaml"
+CLASSES = ("NILM", "LSIL", "HSIL")
+#: Fields that hold the rare class, and those that hold the second.
+RARE, SECOND = (1, 4), (0, 2, 4, 5)
+MARKS = ("label", "primary", "secondary", "rare", "alphas", "made")
+
+
+def load_pipeline():
+    """Import the pipeline by its file: the folder is not a package."""
+    spec = spec_from_file_location("pipeline_compare_losses", ROOT / "pipelines" / "compare_losses.py")
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+compare = load_pipeline()
+
+
+@pytest.fixture(scope="module")
+def fields(tmp_path_factory):
+    """Six painted fields with labels as COCO and a card that maps the classes."""
+    folder = tmp_path_factory.mktemp("fields")
+    content = {"images": [], "annotations": [], "categories": []}
+    content["categories"] = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
+    for k in range(6):
+        cells = lay_cells(192, 192, 6, seed=k, bordering=0, clumped=0)
+        labels = ["NILM"] * len(cells)
+        labels[0] = "LSIL" if k in SECOND else labels[0]
+        labels[-1] = "HSIL" if k in RARE else labels[-1]
+        cells = [replace(cell, label=label) for cell, label in zip(cells, labels, strict=True)]
+        Image.fromarray(paint_region(cells, width=192, height=192, seed=k)).save(folder / f"Doe_{k}.png")
+        content["images"].append({"id": k, "file_name": f"Doe_{k}.png", "width": 192, "height": 192})
+        for cell in cells:
+            bbox = [cell.box.x0, cell.box.y0, cell.box.width, cell.box.height]
+            number = len(content["annotations"]) + 1
+            entry = {"id": number, "image_id": k, "category_id": CLASSES.index(cell.label) + 1, "bbox": bbox}
+            content["annotations"].append({**entry, "area": bbox[2] * bbox[3], "iscrowd": 0})
+    (folder / "labels.json").write_text(json.dumps(content))
+    (folder / "card").mkdir()
+    (folder / "card" / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in CLASSES))
+    return folder
+
+
+def declared(**changes):
+    training = dict(read_yaml(TINY)["training"])
+    options = training.pop("options")
+    methods = {
+        "ce": {"title": "cross-entropy", "training": {"options": {"loss": "bce"}}},
+        "libra": {"title": "Libra", "training": {"options": {"loss": "grad_libra"}}},
+    }
+    grid = {"detectors": ["fcos"], "methods": ["ce", "libra"], "samplers": ["uniform"], "seeds": [0]}
+    axes = {
+        "folds": 2,
+        "baseline": "ce",
+        "detectors": {"fcos": {"training": {"options": options}}},
+        "methods": methods,
+        "samplers": {"uniform": {"training": {"loader": {"sampler": "uniform"}}}},
+        "grids": {"tiny": grid},
+        "endpoints": {"groups": {"both": ["LSIL", "HSIL"]}, "rare_fields": 2},
+        **changes,
+    }
+    return ComparisonJob.model_validate(
+        {
+            "fields": {"mpp": 0.25, "classes": CLASSES},
+            "tiling": {
+                "patch_px": 128,
+                "mpp": 0.5,
+                "overlap_px": 16,
+                "quality": False,
+                "mask": {"preparation": "none"},
+            },
+            "training": {**training, "steps": 3, "loader": {**training["loader"], "crop_px": 64}},
+            "comparison": {"replicates": 40},
+            "cross_validation": axes,
+        }
+    )
+
+
+def begin(fields, job, folder):
+    return compare.begin(fields, fields / "labels.json", fields / "card", job, folder / "work", folder / "results")
+
+
+@pytest.fixture(scope="module")
+def whole(fields, tmp_path_factory):
+    """The comparison without a stop."""
+    bench = begin(fields, declared(), tmp_path_factory.mktemp("whole"))
+    assert compare.main(bench) == 0
+    return bench
+
+
+def test_every_run_is_one_small_record_without_a_name(whole):
+    files = sorted(whole.results.folder.glob("*.json"))
+    names = [f"fcos-{method}-uniform-s0-f{fold}" for method in ("ce", "libra") for fold in (0, 1)]
+    assert [path.stem for path in files] == ["declaration", *names]
+    for path in files:
+        text = path.read_text()
+        assert len(text) < 30_000
+        assert "Doe" not in text
+        assert "/" not in text
+    made = json.loads(files[1].read_text())["made"]
+    assert (made["loss"], made["initialisation"], made["trials"], made["normaliser"]) == (
+        "bce", "random", 1, "positives of the batch",
+    )  # fmt: skip
+    assert not list((whole.fields.work / "runs").iterdir())
+
+
+def test_each_field_is_left_out_once_and_rare_ones_in_each_fold(whole):
+    (first, second) = finished(whole.results, whole.job)
+    assert first.complete
+    assert second.complete
+    joined = first.seeds[0]
+    assert sorted(joined.fields) == sorted(whole.fields.ids)
+    assert joined.cells["HSIL"].sum() == len(RARE)
+    folds = dict(zip(whole.fields.ids, whole.fields.folds.tolist(), strict=True))
+    assert {folds[whole.fields.ids[k]] for k in RARE} == {0, 1}
+
+
+def test_what_is_recorded_is_not_repeated(whole, monkeypatch):
+    monkeypatch.setattr(DetectionModule, "training_step", None)
+    assert compare.main(whole) == 0
+
+
+def test_a_killed_comparison_goes_on_to_the_same_records(fields, whole, tmp_path, monkeypatch):
+    bench = begin(fields, declared(), tmp_path)
+    steps = []
+    original = DetectionModule.training_step
+
+    def killed(self, *batch):
+        steps.append(0)
+        if len(steps) == 5:
+            raise ConnectionError
+        return original(self, *batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DetectionModule, "training_step", killed)
+        with pytest.raises(ConnectionError):
+            compare.main(bench, ["-ce-"])
+    assert [path.stem for path in sorted(bench.results.folder.glob("fcos*"))] == ["fcos-ce-uniform-s0-f0"]
+    assert compare.main(bench, ["-ce-"]) == 0
+    for fold in (0, 1):
+        name = f"fcos-ce-uniform-s0-f{fold}.json"
+        ours, theirs = (json.loads((one.results.folder / name).read_text()) for one in (bench, whole))
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+def test_a_limit_stops_between_runs(fields, tmp_path):
+    bench = begin(fields, declared(), tmp_path)
+    assert compare.main(bench, limit_minutes=0) == 4
+    assert not list(bench.results.folder.glob("fcos*"))
+
+
+def document(folder):
+    path = folder / "page.md"
+    path.write_text(
+        "# Page\n" + "".join(f"\n<!-- losses-{name} -->\nold\n<!-- end -->\n" for name in MARKS) + "\nlast\n"
+    )
+    return path
+
+
+def test_the_report_says_what_was_reached_and_how(whole, tmp_path):
+    page = document(tmp_path)
+    pictures = compare.report(whole.job, whole.results, page)
+    text = page.read_text()
+    assert "old" not in text
+    assert text.endswith("\nlast\n")
+    assert "**under-trained**: no reference is declared" in text
+    assert "| cross-entropy (baseline) | 1 |" in text
+    assert "| Libra | 1 |" in text
+    assert f"HSIL: of {len(RARE)} in 2 fields" in text
+    assert "LSIL: of" not in text
+    assert "| grad_libra |" in text.replace("uniform | grad_libra |", "| grad_libra |")
+    assert [path.name for path in pictures] == ["losses-fcos-uniform.svg"]
+    first = pictures[0].read_bytes()
+    assert first.startswith(b"<?xml")
+    compare.report(whole.job, whole.results, page)
+    assert (page.read_text(), pictures[0].read_bytes()) == (text, first)
+
+
+def test_rows_that_are_not_complete_say_so(whole, tmp_path):
+    more = declared(
+        grids={"tiny": {"detectors": ["fcos"], "methods": ["ce", "libra"], "samplers": ["uniform"], "seeds": [0, 1]}}
+    )
+    page = document(tmp_path)
+    compare.report(more, whole.results, page)
+    assert page.read_text().count("**incomplete**: 2 of 4") == 2
+
+
+def test_records_are_found_without_the_fields(whole, tmp_path):
+    results = whole.results.folder.parent
+    assert Results.find(results, whole.job) == whole.results
+    assert whole.results.groups == dict(zip(whole.fields.ids, range(6), strict=True))
+    with pytest.raises(MissingArtifactError, match="0 folders"):
+        Results.find(results, declared(folds=3))
+    folder = tmp_path / whole.results.declaration
+    folder.mkdir()
+    content = json.loads((whole.results.folder / "declaration.json").read_text())
+    (folder / "declaration.json").write_text(json.dumps({**content, "unit": "slide"}))
+    with pytest.raises(DamagedArtifactError, match="named after"):
+        Results.find(tmp_path, whole.job)
+
+
+def test_what_was_not_begun_is_one_line(whole, tmp_path):
+    more = declared(
+        samplers={"uniform": {"training": {"loader": {"sampler": "uniform"}}}, "class_aware": {}},
+        grids={
+            name: {"detectors": ["fcos"], "methods": ["ce", "libra"], "samplers": [name], "seeds": [0]}
+            for name in ("uniform", "class_aware")
+        },
+    )
+    page = document(tmp_path)
+    compare.report(more, whole.results, page)
+    assert "Declared and not begun: fcos with class_aware." in page.read_text()
+    assert "incomplete" not in page.read_text()
+
+
+def test_nothing_finished_is_a_report_too(fields, tmp_path):
+    bench = begin(fields, declared(), tmp_path)
+    page = document(tmp_path)
+    assert compare.report(bench.job, bench.results, page) == []
+    assert "**incomplete**: 0 of 2" in page.read_text()
+    assert "the baseline is not finished" in page.read_text()
+
+
+def test_the_reference_decides_about_the_label(whole, tmp_path):
+    """Held against itself the baseline reaches 90 % of the reference."""
+    rule = {"detector": "fcos", "method": "ce", "sampler": "uniform"}
+    page = document(tmp_path)
+    compare.report(declared(reference=rule), whole.results, page)
+    assert "trained to 90% of the reference or more" in page.read_text()
+    rule["method"] = "missing"
+    compare.report(declared(reference=rule), whole.results, page)
+    assert "nobody knows whether that is enough" in page.read_text()
+
+
+def test_a_document_without_a_place_and_a_damaged_record(whole, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("nothing\n")
+    with pytest.raises(MissingArtifactError, match="losses-label"):
+        compare.report(whole.job, whole.results, page)
+    copy = replace(whole.results, folder=tmp_path)
+    copy.path(planned(whole.job.cross_validation)[0]).write_text("{}")
+    with pytest.raises(DamagedArtifactError, match="delete it"):
+        finished(copy, whole.job)
+
+
+def test_fields_that_cannot_be_used(fields, tmp_path):
+    content = json.loads((fields / "labels.json").read_text())
+    for path in fields.glob("*.png"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    given = fields / "card", declared(), tmp_path / "work", tmp_path / "results"
+    (tmp_path / "Doe_1.png").write_bytes((tmp_path / "Doe_0.png").read_bytes())
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    with pytest.raises(LabelError, match="same pixels"):
+        compare.begin(tmp_path, tmp_path / "labels.json", *given)
+    (tmp_path / "Doe_1.png").unlink()
+    with pytest.raises(LabelError, match="does not exist"):
+        compare.begin(tmp_path, tmp_path / "labels.json", *given)
+
+
+def test_a_plot_needs_a_difference(whole):
+    (block,) = blocks(finished(whole.results, whole.job, ["-ce-"]), whole.job, dict.fromkeys(whole.fields.ids, 0))
+    assert plot_methods(block, whole.job, whole.fields.work / "none.svg") is None
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "expected"),
+    [
+        ("grad_libra", {}, (0.5, 0.5)),
+        ("grad_libra", {"alpha_neg": 1.0}, (0.5, 1.0)),
+        ("grad_libra", {"form": "mean_weight"}, None),
+        ("focal", {"gamma": 1.0, "alpha": -1.0}, (0, 0)),
+        ("focal", {}, None),
+        ("bce", {}, None),
+    ],
+)
+def test_alphas_of_a_row(loss, options, expected):
+    assert alphas_of({"loss": loss, "loss_options": options}) == expected
