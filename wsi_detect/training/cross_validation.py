@@ -15,6 +15,7 @@ from wsi_detect import __version__, artifact
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.annotations.importer import import_annotations
 from wsi_detect.annotations.rules import ImportRules
+from wsi_detect.data.cards import take_card
 from wsi_detect.data.index import build_index
 from wsi_detect.data.split import check_leak, grouped_folds
 from wsi_detect.errors import LabelError, MissingArtifactError, OutputBusyError
@@ -106,6 +107,7 @@ def prepare(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path
 
     Raises:
         LabelError: no field, two fields with the same pixels, or labels that cannot be read.
+        ConfigError: the card is broken.
     """
     truths = read_fields(coco)
     paths = [images / truth.image_id for truth in truths]
@@ -123,6 +125,7 @@ def prepare(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path
     names = {truth.image_id: name for truth, name in zip(truths, ids, strict=True)}
     rules = ImportRules(faulty="repair")
     annotations = import_annotations(coco, "coco", ClassMap.from_card(card), work / "dataset", names, rules)
+    take_card(card, annotations)
     groups = group_numbers(members)
     return LabelledFields(images, tuple(truths), tuple(ids), folds, groups, unit, annotations, job.fields, work)
 
