@@ -59,18 +59,19 @@ def main(bench: Bench, only: Sequence[str] = (), limit_minutes: float | None = N
     return len(left)
 
 
-def report(job: ComparisonJob, results: Results, document: Path, only: Sequence[str] = ()) -> list[Path]:
+def report(
+    job: ComparisonJob, results: Results, document: Path, only: Sequence[str] = (), folds: Sequence[int] = ()
+) -> list[Path]:
     """Write tables and plots of what is finished into a document and into `img` beside it."""
-    rows = finished(results, job, only)
+    rows = finished(results, job, only, folds)
     print(state(rows))
     found = blocks(rows, job, results.groups)
-    lost = write_between_marks(document, tables(found, job))
+    lost = write_between_marks(document, tables(found, job, folds))
     if lost:
         raise MissingArtifactError(f"{document} has no place <!-- {lost[0]} --> … <!-- end --> for a table")
     pictures = []
     for block in found:
-        name = f"losses-{block.detector}-{block.sampler}.svg"
-        picture = plot_methods(block, job, document.parent / "img" / name)
+        picture = plot_methods(block, job, document.parent / "img" / block.picture)
         pictures += [] if picture is None else [picture]
     return pictures
 
@@ -82,13 +83,14 @@ if __name__ == "__main__":
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--limit-minutes", type=float)
     parser.add_argument("--report", type=Path, metavar="DOCUMENT")
+    parser.add_argument("--folds", nargs="*", type=int, default=[], help="report these alone, before all are finished")
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = load(chosen.config, ComparisonJob, chosen.set)
         if chosen.report:
-            for picture in report(job, Results.find(chosen.results, job), chosen.report, chosen.only):
+            for picture in report(job, Results.find(chosen.results, job), chosen.report, chosen.only, chosen.folds):
                 print(picture)
             sys.exit(0)
         given = chosen.images, chosen.coco, chosen.card, chosen.work

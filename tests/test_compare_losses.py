@@ -192,6 +192,7 @@ def test_the_report_says_what_was_reached_and_how(whole, tmp_path):
     assert "LSIL: of" not in text
     assert "| grad_libra |" in text.replace("uniform | grad_libra |", "| grad_libra |")
     assert [path.name for path in pictures] == ["losses-fcos-uniform.svg"]
+    assert "(img/losses-fcos-uniform.svg)" in text
     first = pictures[0].read_bytes()
     assert first.startswith(b"<?xml")
     compare.report(whole.job, whole.results, page)
@@ -233,6 +234,24 @@ def test_what_was_not_begun_is_one_line(whole, tmp_path):
     compare.report(more, whole.results, page)
     assert "Declared and not begun: fcos with class_aware." in page.read_text()
     assert "incomplete" not in page.read_text()
+
+
+def test_a_first_look_at_some_folds_says_that_it_is_one(whole, tmp_path):
+    """One record is missing: no seed is whole, but fold 0 can be read."""
+    folder = tmp_path / whole.results.declaration
+    folder.mkdir()
+    for path in whole.results.folder.glob("*.json"):
+        if path.stem != "fcos-ce-uniform-s0-f1":
+            (folder / path.name).write_bytes(path.read_bytes())
+    results = replace(whole.results, folder=folder)
+    page = document(tmp_path)
+    compare.report(whole.job, results, page)
+    assert "the baseline is not finished" in page.read_text()
+    compare.report(whole.job, results, page, folds=[0])
+    text = page.read_text()
+    assert "**A first look**: folds 0 of 2 only" in text
+    assert "| cross-entropy (baseline) | 1 |" in text
+    assert "**incomplete**: 1 of 2" in text
 
 
 def test_nothing_finished_is_a_report_too(fields, tmp_path):

@@ -38,6 +38,11 @@ class Block:
     label: str
     trained: bool
 
+    @property
+    def picture(self) -> str:
+        """File of its plot, in the folder `img` beside the document."""
+        return f"losses-{self.detector}-{self.sampler}.svg"
+
 
 def blocks(rows: Sequence[Finished], job: ComparisonJob, groups: Mapping[str, int]) -> list[Block]:
     """Compare what is finished, methods of one detector and one sampler with each other.
@@ -65,13 +70,13 @@ def blocks(rows: Sequence[Finished], job: ComparisonJob, groups: Mapping[str, in
     return found
 
 
-def tables(found: Sequence[Block], job: ComparisonJob) -> dict[str, str]:
-    """Return every table, Markdown, by the name of its place in a document."""
+def tables(found: Sequence[Block], job: ComparisonJob, folds: Sequence[int] = ()) -> dict[str, str]:
+    """Return every table, Markdown, by the name of its place in a document; `folds` are those it is a first look at."""
     shown = [block for block in found if any(one.done for one in block.rows)] or list(found)
     waiting = [f"{block.detector} with {block.sampler}" for block in found if block not in shown]
     later = [f"Declared and not begun: {', '.join(waiting)}."] if waiting else []
     parts = {
-        "losses-label": [*(_title(block, job) + block.label for block in shown), *later],
+        "losses-label": [*_first_look(folds, job), *(_title(block, job) + block.label for block in shown), *later],
         "losses-primary": [_title(block, job) + _primary(block, job) for block in shown],
         "losses-secondary": [_title(block, job) + _secondary(block, job) for block in shown],
         "losses-rare": [_title(block, job) + _rare(block, job) for block in shown],
@@ -99,6 +104,15 @@ def write_between_marks(document: Path, texts: Mapping[str, str]) -> list[str]:
         lost += [] if places else [name]
     artifact.write_bytes(document, content.encode())
     return lost
+
+
+def _first_look(folds: Sequence[int], job: ComparisonJob) -> list[str]:
+    if not folds:
+        return []
+    names = ", ".join(str(fold) for fold in sorted(folds))
+    return [
+        f"**A first look**: folds {names} of {job.cross_validation.folds} only, which is not the declared endpoint."
+    ]
 
 
 def state(rows: Sequence[Finished]) -> str:
@@ -153,7 +167,9 @@ def _primary(block: Block, job: ComparisonJob) -> str:
                 f"{found.intervals[MACRO].undefined} of {job.comparison.replicates}", _runs(one),
             )
         )  # fmt: skip
-    return _table(head, lines)
+    seen = any(MACRO in found.differences for found in block.figures)
+    picture = f"\n\n![Macro AP50 of each method minus the baseline's](img/{block.picture})" if seen else ""
+    return _table(head, lines) + picture
 
 
 def _secondary(block: Block, job: ComparisonJob) -> str:
@@ -242,7 +258,7 @@ def _figures(block: Block, method: str) -> MethodFigures | None:
 def _title(block: Block, job: ComparisonJob) -> str:
     detector = job.cross_validation.detectors[block.detector].title or block.detector
     sampler = job.cross_validation.samplers[block.sampler].title or block.sampler
-    return f"**{detector}, sampler {sampler}.** " + "\n\n"
+    return f"**{detector}, sampler {sampler}.**\n\n"
 
 
 def _name(row: Row) -> str:

@@ -124,21 +124,30 @@ class Finished:
         return self.done == self.declared
 
 
-def finished(results: Results, job: ComparisonJob, only: Sequence[str] = ()) -> list[Finished]:
+def finished(
+    results: Results, job: ComparisonJob, only: Sequence[str] = (), folds: Sequence[int] = ()
+) -> list[Finished]:
     """All declared rows, in the order of the declaration, with what is finished of each.
+
+    Args:
+        results: where the records are.
+        job: the declaration.
+        only: as in `grid.planned`.
+        folds: take seeds as whole that have these folds, for a look before all are finished; all of them otherwise.
 
     Raises:
         DamagedArtifactError: a record cannot be read, or its folds do not go together.
     """
     runs = planned(job.cross_validation, only)
+    wanted = set(folds or range(job.cross_validation.folds))
     found = []
     for row in dict.fromkeys(run.row for run in runs):
         mine = [run for run in runs if run.row == row]
         records = {run: record for run in mine if (record := results.current(job, run))}
         seeds = {}
         for seed in dict.fromkeys(run.seed for run in mine):
-            parts = [records.get(run) for run in mine if run.seed == seed]
-            if all(part is not None for part in parts) and len(parts) == job.cross_validation.folds:
+            parts = [records.get(run) for run in mine if run.seed == seed and run.fold in wanted]
+            if all(part is not None for part in parts) and len(parts) == len(wanted):
                 seeds[seed] = join([OutOfFold.from_json(part["found"]) for part in parts if part])
         made: Mapping[str, Any] = next((record["made"] for record in records.values()), {})
         spent = float(sum(record["seconds"] for record in records.values()))
