@@ -1,5 +1,6 @@
 """What the documents tell a reader to type works: tours are run, code is run against its contract, commands exist."""
 
+import importlib
 import re
 import shlex
 import shutil
@@ -83,12 +84,14 @@ def test_the_tour_of_annotations(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def contributed():
-    """What the examples of CONTRIBUTING.md define."""
-    names: dict[str, object] = {}
-    for _, text in blocks(ROOT / "CONTRIBUTING.md", "python", "run"):
-        exec(text, names)  # noqa: S102 - our own document
-    return names
+def contributed(tmp_path_factory):
+    """What the examples of CONTRIBUTING.md define, as a module that the processes of a distributed check can import."""
+    folder = tmp_path_factory.mktemp("contributed")
+    texts = [text for _, text in blocks(ROOT / "CONTRIBUTING.md", "python", "run")]
+    (folder / "contributed_examples.py").write_text("\n".join(texts))
+    sys.path.insert(0, str(folder))
+    yield vars(importlib.import_module("contributed_examples"))
+    sys.path.remove(str(folder))
 
 
 def test_the_example_reader_keeps_the_contract(contributed, tmp_path):

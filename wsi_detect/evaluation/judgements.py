@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from wsi_detect.evaluation.bootstrap import group_numbers
 from wsi_detect.evaluation.calibration import Reliability, Temperatures, calibrated, fit_temperatures
 from wsi_detect.evaluation.columns import Columns, lay_out
-from wsi_detect.evaluation.confusion import calls_in, gravity_cost, mean_cost
+from wsi_detect.evaluation.confusion import calls_in, gravity_cost
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.evaluation.figures import ABNORMAL, Pools, pools_of
 from wsi_detect.evaluation.hits import first_hits_in, hit_at
@@ -128,8 +128,15 @@ def _cost(scene: Scene) -> Part:
     config = scene.config
     found = calls_in(scene.columns, scene.classes, min_score=config.min_score)
     price = gravity_cost(scene.classes, under=config.under, over=config.over)
+    # `confusion.mean_cost`, with the cost of each image added up once for all replicates.
+    of_image = np.bincount(found.image, price[found.truth, found.called], found.images)
     key = Key("cost", "all", config.min_score, None, "image")
-    return Part(lambda weights: {key: mean_cost(found, price, weights)}, lambda key: len(scene.truths))
+
+    def values(weights: Floats) -> Values:
+        images = float(weights.sum())
+        return {key: float(of_image @ weights) / images if images else None}
+
+    return Part(values, lambda key: len(scene.truths))
 
 
 def _hits(scene: Scene, images: Images) -> Part:

@@ -95,8 +95,8 @@ def curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
     rates = dict(zip(UNITS, allowed, strict=True))
     known = {unit: extent for unit in UNITS if (extent := extents(scene.truths, unit)) is not None}
 
-    def froc(label: str, steps: Steps, weights: Floats) -> Values:
-        right, wrong = steps.climb(weights)
+    def froc(label: str, steps: Steps, climbed: tuple[Floats, Floats], weights: Floats) -> Values:
+        right, wrong = climbed
         found: Values = {}
         cells = float(steps.cells @ weights)
         right, wrong = right[steps.last], wrong[steps.last]
@@ -111,23 +111,23 @@ def curves(scene: Scene, pools: Pools, make: Callable[[Pool], Steps]) -> Part:
         return found
 
     def values(weights: Floats) -> Values:
-        found: Values = {Key("ap50", name, 0.5): _ap(steps, weights) for name, steps in classes.items()}
+        climbed = {name: steps.climb(weights) for name, steps in classes.items()}
+        found: Values = {Key("ap50", name, 0.5): _ap(classes[name], climbed[name], weights) for name in classes}
         found[Key("ap50", MEAN, 0.5)] = mean(found.values())
-        found[Key("ap50", AGNOSTIC, 0.5)] = _ap(everything, weights)
-        for label, steps in {ABNORMAL: abnormal, **classes}.items():
-            found |= froc(label, steps, weights)
+        found[Key("ap50", AGNOSTIC, 0.5)] = _ap(everything, everything.climb(weights), weights)
+        found |= froc(ABNORMAL, abnormal, abnormal.climb(weights), weights)
+        for name, steps in classes.items():
+            found |= froc(name, steps, climbed[name], weights)
         return found
 
     counts = pools.counts()
     return Part(values, lambda key: counts.get(key.label, counts[AGNOSTIC]))
 
 
-def _ap(steps: Steps, weights: Floats) -> float | None:
+def _ap(steps: Steps, climbed: tuple[Floats, Floats], weights: Floats) -> float | None:
     cells = float(steps.cells @ weights)
-    if not cells:
-        return None
-    right, wrong = steps.climb(weights)
-    return interpolated(right, right + wrong, cells)
+    right, wrong = climbed
+    return interpolated(right, right + wrong, cells) if cells else None
 
 
 def _fixed(scene: Scene, columns: Columns) -> dict[Key, tuple[float | None, int]]:
