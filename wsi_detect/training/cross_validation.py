@@ -34,6 +34,9 @@ from wsi_detect.training.grid import ComparisonJob, FieldsConfig, Run, digest_of
 from wsi_detect.training.records import Results
 from wsi_detect.training.trainer import train_detector
 
+#: Detectors that divide their losses by the positives of a batch; each of the others has a rule of its own.
+_BY_POSITIVES = ("atss", "fcos")
+
 _log = logging.getLogger(__name__)
 
 
@@ -169,13 +172,14 @@ def how_made(bench: Bench, run: Run, rate: float | None) -> dict[str, Any]:
     tiling, training = resolve(bench.job, run, rate)
     options = training.options
     loss = str(options.get("loss", "focal"))
+    given = "positives of the batch" if training.detector in _BY_POSITIVES else f"that of {training.detector}"
     own = bool(getattr(LOSSES.get(loss), "own_normaliser", False))
     return {
         "detector": training.detector,
         "loss": loss,
         "loss_options": dict(options.get("loss_options") or {}),
         "prior": options.get("prior", "the detector's default"),
-        "normaliser": "the loss's own" if own else "positives of the batch",
+        "normaliser": "the loss's own" if own else given,
         "initialisation": options.get("weights") or "random",
         "sampler": training.loader.sampler,
         "learning_rate": training.optimiser.learning_rate,
