@@ -165,6 +165,27 @@ def test_a_killed_comparison_goes_on_to_the_same_records(fields, whole, tmp_path
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
+def test_a_learning_rate_is_chosen_on_fields_that_are_trained_on(fields, tmp_path):
+    """Three folds: fold 0 is left out, fold 1 decides between the rates, and the better one trains on both others."""
+    job = declared(folds=3, tuning={"learning_rates": [1e-3, 1e-2], "steps": 2})
+    bench = begin(fields, job, tmp_path)
+    assert compare.main(bench, ["-ce-uniform-s0-f0"]) == 0
+    records = {path.stem: json.loads(path.read_text()) for path in bench.results.folder.glob("fcos*")}
+    names = ["fcos-ce-uniform-s0-f0", "fcos-ce-uniform-s0-f0-t0", "fcos-ce-uniform-s0-f0-t1"]
+    assert sorted(records) == names
+    run, *tried = (records[name] for name in names)
+    folds = dict(zip(bench.fields.ids, bench.fields.folds.tolist(), strict=True))
+    watched = [{folds[name] for name in record["found"]["fields"]} for record in (run, *tried)]
+    assert watched == [{0}, {1}, {1}]
+    sizes = [record["made"]["fields_trained"] for record in (run, *tried)]
+    assert sizes == [sum(fold != 0 for fold in folds.values()), *[sum(fold == 2 for fold in folds.values())] * 2]
+    assert [record["made"]["learning_rate"] for record in tried] == [1e-3, 1e-2]
+    best = max((1e-3, 1e-2), key=lambda rate: tried[(1e-3, 1e-2).index(rate)]["macro_ap50"] or 0.0)
+    assert run["made"]["learning_rate"] == run["made"]["chosen_rate"] == best
+    assert run["made"]["trials"] == 2
+    assert bench.results.current(job, planned(job.cross_validation)[0]) == run
+
+
 def test_a_limit_stops_between_runs(fields, tmp_path):
     bench = begin(fields, declared(), tmp_path)
     assert compare.main(bench, limit_minutes=0) == 4

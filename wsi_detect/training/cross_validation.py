@@ -139,18 +139,15 @@ def settle(bench: Bench, run: Run) -> bool:
     Returns:
         Whether it is recorded now; False if another process is at it.
     """
-    rate = None
-    for trial in trials(bench.job.cross_validation, run):
-        if not settle_one(bench, trial, None):
-            return False
-    if tried := trials(bench.job.cross_validation, run):
-        figures = [(bench.results.read(trial) or {}).get("macro_ap50") or 0.0 for trial in tried]
-        rate = bench.job.cross_validation.tuning.learning_rates[int(np.argmax(figures))]
-    return settle_one(bench, run, rate)
+    tried = trials(bench.job.cross_validation, run)
+    if not all(_settle_one(bench, trial, None) for trial in tried):
+        return False
+    figures = [(bench.results.read(trial) or {}).get(MACRO) or 0.0 for trial in tried]
+    rate = bench.job.cross_validation.tuning.learning_rates[int(np.argmax(figures))] if tried else None
+    return _settle_one(bench, run, rate)
 
 
-def settle_one(bench: Bench, run: Run, rate: float | None) -> bool:
-    """Do one training and record it; see `settle`."""
+def _settle_one(bench: Bench, run: Run, rate: float | None) -> bool:
     digest = bench.results.digest(bench.job, run, rate)
     if bench.results.read(run, digest):
         return True
@@ -161,7 +158,7 @@ def settle_one(bench: Bench, run: Run, rate: float | None) -> bool:
                 record = _run(bench, run, rate, digest)
                 path = bench.results.write(run, record)
                 shutil.rmtree(_folder(bench, digest))
-                _log.info("%s: macro AP50 %s, %.0f s", path.name, record["macro_ap50"], record["seconds"])
+                _log.info("%s: macro AP50 %s, %d s", path.name, record[MACRO], record["seconds"])
     except OutputBusyError:
         return False
     return True
