@@ -79,8 +79,8 @@ def test_the_tour_of_annotations(tmp_path):
     tables = {
         folder: sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("data", "points", "again")
     }
-    with_areas = ["annotations.parquet", "rois.parquet"]
-    assert tables == {"data": with_areas, "points": ["annotations.parquet"], "again": with_areas}
+    with_areas = ["annotations.parquet", "card", "rois.parquet"]
+    assert tables == {"data": with_areas, "points": with_areas[:2], "again": with_areas[::2]}
 
 
 @pytest.fixture(scope="module")

@@ -54,6 +54,7 @@ def test_fields_into_a_folder(cli, tmp_path):
     assert code == EXIT_OK, error
     run = EvaluationRun.read(out)
     assert (len(run.truths), run.about["data"], run.about["resampled"]) == (2, "painted", "slide")
+    assert (run.about["detection"]["score_threshold"], run.about["detection"]["nms"]) == (0.01, "class")
     assert {row["unit"] for row in run.metrics if row["metric"] == "recall"} == {"field", "slide", "mm2"}
     assert "10 replicates of 2 slides" in printed
     assert "n/a" in printed

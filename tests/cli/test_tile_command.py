@@ -136,7 +136,7 @@ def test_limits_of_the_command_line(given, limits):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_command_leaves_no_half_files_and_goes_on(tmp_path, how):
-    slide = paint_slide(tmp_path / "large.svs", width=3000, height=3000, n_cells=20).path
+    slide = paint_slide(tmp_path / "large.svs", width=5000, height=5000, n_cells=40).path
     words = ["tile", slide, "--out", tmp_path / "out", "--threads", "1", "--set", "tiling.codec=zstd", *SMALL]
     command = [sys.executable, "-m", "wsi_detect", *words, "--set", "tiling.shard_patches=8"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

@@ -41,9 +41,9 @@ def annotate(
 ) -> None:
     """Import an expert's labels: a class for each, a box for each, every fault named.
 
-    Examples, one for each kind of source:
+    Example: wsi-detect annotate train.json --slides images/ --card data_cards/cric-cervix-pap --out data
 
-    wsi-detect annotate train.json --slides images/ --card data_cards/cric-cervix-pap --out data
+    Other kinds of source:
 
     wsi-detect annotate xml/ --format voc --slides images/ --card cards/lab --faulty repair --out data
 

@@ -83,8 +83,8 @@ def _on_fields(
     whole_ranking = DetectionConfig(score_threshold=0.01, nms="class")
     how = section(words[0], "detection", DetectionConfig, words[1])
     given = {name: getattr(how, name) for name in how.model_fields_set}
-    bundle = bundle_of(device[0])
-    detector = load_detector(bundle, device[1], whole_ranking.model_copy(update=given))
+    bundle, settings = bundle_of(device[0]), whole_ranking.model_copy(update=given)
+    detector = load_detector(bundle, device[1], settings)
     rule = _rule(words)
     more: dict[str, Any] = {}
     if "min_score" not in rule.model_fields_set:
@@ -93,8 +93,8 @@ def _on_fields(
     if isinstance(trained, dict) and "training_counts" not in rule.model_fields_set:
         more["training_counts"] = {name: int(number) for name, number in trained.items()}
     info = detector.info
-    about = {"model": info.model_id, "training_data": info.data_card, "preparation": info.preparation}
-    about |= known[0]
+    about: dict[str, Any] = {"model": info.model_id, "training_data": info.data_card, "preparation": info.preparation}
+    about |= {"detection": settings.model_dump(mode="json"), **known[0]}
     rule = rule.model_copy(update=more)
     return run_on_fields(WholeImage(detector), coco, images, rule, about=about, chosen_on=known[1])
 
