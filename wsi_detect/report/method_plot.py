@@ -59,7 +59,9 @@ def _draw(axes: Axes, block: Block, job: ComparisonJob, count: int) -> None:
     axes.set_yticks(range(count), titles, fontsize=9, color=_INK)
     axes.invert_yaxis()
     label = job.cross_validation.methods[base.name].title or base.name
-    axes.set_xlabel(f"macro AP50 minus that of {label}; band: too small to be seen", fontsize=9, color=_QUIET)
+    axes.set_xlabel(
+        f"macro AP50 minus that of {label}; band: too small to be seen; in brackets: seeds", fontsize=9, color=_QUIET
+    )
     warning = "" if block.trained else " (under-trained)"
     axes.set_title(f"{block.detector}, {block.sampler}{warning}", loc="left", fontsize=10, color=_INK)
     axes.tick_params(colors=_QUIET, length=0)
