@@ -136,10 +136,17 @@ def test_limits_of_the_command_line(given, limits):
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_command_leaves_no_half_files_and_goes_on(tmp_path, how):
-    slide = paint_slide(tmp_path / "large.svs", width=5000, height=5000, n_cells=40).path
+    slide = paint_slide(tmp_path / "large.svs", width=3000, height=3000, n_cells=20).path
     words = ["tile", slide, "--out", tmp_path / "out", "--threads", "1", "--set", "tiling.codec=zstd", *SMALL]
     command = [sys.executable, "-m", "wsi_detect", *words, "--set", "tiling.shard_patches=8"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # Tests that a shell runs in the background inherit an interrupt that is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     while not list(tmp_path.glob("out/*/patches.journal/0*.json")):
         assert process.poll() is None
         time.sleep(0.02)
