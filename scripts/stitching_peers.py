@@ -50,10 +50,10 @@ def ours(config: StitchingConfig) -> Peer:
 
 
 def _write_parts(scene: Scene) -> Any:
-    """Part files as the stage detect leaves them: in the order of patches."""
+    """Part files as the stage detect leaves them."""
     kept = tempfile.TemporaryDirectory(prefix="stitching")
     folder = Path(kept.name)
-    table = scene.table().take(np.argsort(scene.patch, kind="stable"))
+    table = scene.table()
     for number, start in enumerate(range(0, table.num_rows, _PART_ROWS)):
         part = table.slice(start, _PART_ROWS)
         artifact.write_table(

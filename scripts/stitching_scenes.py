@@ -30,7 +30,7 @@ _CELLS_PER_DETECTION = 0.61
 
 @dataclass(frozen=True)
 class Scene:
-    """What patches report: boxes (N, 4) slide px, patch (N,), truth (N,) row of the cell, score (N,), label (N,)."""
+    """What patches report, in their order: boxes (N, 4) slide px, patch, truth (row of the cell), score, label (N,)."""
 
     grid: TileGrid
     cells: Floats
@@ -84,7 +84,10 @@ def see(
     score[is_cut] = rng.uniform(*CUT_SCORES[cut], int(is_cut.sum()))
     label = rng.integers(0, len(CLASSES), len(cells))[truth]
     kept = (boxes[:, :2] < boxes[:, 2:]).all(axis=1) & (box_area(piece) >= least * box_area(whole))
-    return Scene(grid, cells, boxes[kept], patch[kept], truth[kept], score[kept], label[kept])
+    # As a detector gives them: patch by patch.
+    rows = np.flatnonzero(kept)
+    rows = rows[np.argsort(patch[rows], kind="stable")]
+    return Scene(grid, cells, boxes[rows], patch[rows], truth[rows], score[rows], label[rows])
 
 
 def scene_of_size(kind: str, detections: int) -> Scene:
