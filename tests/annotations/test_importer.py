@@ -1,5 +1,6 @@
 """From a file to the table: labels translated, slides named, broken boxes reported with their rows."""
 
+import gc
 import json
 import logging
 
@@ -102,6 +103,13 @@ def test_of_two_cells_at_one_place_the_gravest_is_kept(tmp_path, labels, kept, w
 def test_every_broken_row_is_counted_and_twenty_are_listed(tmp_path):
     with pytest.raises(LabelError, match=r"25 broken .*row 20 .*; and 5 more;"):
         run(tmp_path, [("HSIL", [0, 0, 0, 0])] * 25)
+
+
+def test_the_search_for_cycles_goes_on_after_an_import_that_failed(tmp_path):
+    (tmp_path / "truncated.json").write_text("{")
+    with pytest.raises(LabelError):
+        import_annotations(tmp_path / "truncated.json", "coco", ClassMap(tmp_path, {"a": "HSIL"}), tmp_path, {})
+    assert gc.isenabled()
 
 
 def test_an_unknown_label_names_the_card(tmp_path):
