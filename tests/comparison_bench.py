@@ -61,6 +61,7 @@ def declared(**changes):
     methods = {
         "ce": {"title": "cross-entropy", "training": {"options": {"loss": "bce"}}},
         "libra": {"title": "Libra", "training": {"options": {"loss": "grad_libra"}}},
+        "libra_1": {"training": {"options": {"loss": "grad_libra", "loss_options": {"alpha_neg": 1.0}}}},
     }
     grid = {"detectors": ["fcos"], "methods": ["ce", "libra"], "samplers": ["uniform"], "seeds": [0]}
     axes = {

@@ -78,7 +78,8 @@ def blocks(rows: Sequence[Finished], job: ComparisonJob, groups: Mapping[str, in
 def tables(found: Sequence[Block], job: ComparisonJob, folds: Sequence[int] = ()) -> dict[str, str]:
     """Return every table, Markdown, by the name of its place in a document; `folds` are those it is a first look at.
 
-    Names begin with `report.prefix`, so that a document has places for the tables of several declarations.
+    Names begin with `report.prefix`, so that a document has places for the tables of several declarations. The table of
+    alphas is there only if the declaration varies them.
     """
     shown = [block for block in found if any(one.done for one in block.rows)] or list(found)
     waiting = [f"{block.detector} with {block.sampler}" for block in found if block not in shown]
@@ -88,9 +89,10 @@ def tables(found: Sequence[Block], job: ComparisonJob, folds: Sequence[int] = ()
         "primary": [_title(block, job) + _primary(block, job) for block in shown],
         "secondary": [_title(block, job) + _secondary(block, job) for block in shown],
         "rare": [_title(block, job) + _rare(block, job) for block in shown],
-        "alphas": [text for block in shown if (text := _alphas(block, job))],
         "made": [_made(shown, job)],
     }
+    if _varies_alphas(job):
+        parts["alphas"] = [text for block in shown if (text := _alphas(block, job))]
     prefix = job.report.prefix
     return {f"{prefix}-{name}": "\n\n".join(texts) or "Nothing is finished yet." for name, texts in parts.items()}
 
@@ -235,6 +237,11 @@ def alphas_of(made: Mapping[str, Any]) -> tuple[float, float] | None:
     if made.get("loss") == "focal" and options.get("gamma") == 1 and options.get("alpha", 0.25) < 0:
         return 0.0, 0.0
     return None
+
+
+def _varies_alphas(job: ComparisonJob) -> bool:
+    options = [method.training.get("options", {}) for method in job.cross_validation.methods.values()]
+    return sum(alphas_of({"loss_options": {}, **one}) is not None for one in options) > 1
 
 
 def _alphas(block: Block, job: ComparisonJob) -> str:
