@@ -49,17 +49,22 @@ def save_bundle(folder: Path, model: nn.Module, info: DetectorInfo, card: str, *
     return written
 
 
-def load_bundle(folder: Path) -> tuple[nn.Module, DetectorInfo]:
+def load_bundle(folder: Path, *, any_specimen: bool = False) -> tuple[nn.Module, DetectorInfo]:
     """Read a bundle.
+
+    Args:
+        folder: of the bundle.
+        any_specimen: see `read_info`.
 
     Returns:
         The detector in evaluation mode on the CPU, float32, and its facts.
 
     Raises:
         MissingArtifactError: a file is absent.
-        ModelError: the weights are not safetensors, or do not fit the detector named in the config.
+        ModelError: the weights are not safetensors, or do not fit the detector named in the config; or the model is of
+            what is not cells of the cervix.
     """
-    info = read_info(folder)
+    info = read_info(folder, any_specimen=any_specimen)
     path = folder / WEIGHTS
     if not path.is_file():
         raise MissingArtifactError(f"{folder} is not a model bundle: {WEIGHTS} is missing")

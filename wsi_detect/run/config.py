@@ -38,6 +38,7 @@ SECTIONS = (
     "evaluation",
     "comparison",
     "cross_validation",
+    "report",
     "lab",
 )
 #: Overlap of neighbouring patches, largest cells: every cell lies its own width inside some patch.
