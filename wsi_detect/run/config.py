@@ -38,6 +38,9 @@ SECTIONS = (
     "evaluation",
     "comparison",
     "cross_validation",
+    "evidence_training",
+    "evidence",
+    "map_comparison",
     "lab",
 )
 #: Overlap of neighbouring patches, largest cells: every cell lies its own width inside some patch.
