@@ -84,8 +84,8 @@ DETECTIONS = _table(
 )
 
 #: One row a patch that was looked at, or should have been. `status`: done, failed, unreadable, or gated: the evidence
-#: there was below the gate, and the detector was not shown it. `no_data` and `unreadable` are fractions of the patch area. The last five are of `tiling/quality.py`, null where no
-#: px of a cell was sampled.
+#: there was not above the gate, and the detector was not shown it. `no_data` and `unreadable` are fractions of the patch
+#: area. The last five are of `tiling/quality.py`, null where no px of a cell was sampled.
 PATCHES = _table(
     _field("slide_id", pa.string()),
     _field("patch_id", pa.int64()),

@@ -243,7 +243,7 @@ def test_a_killed_run_is_finished_by_the_same_command(stores, tmp_path):
         assert run(out, f"kill:{round(share * steps)}").returncode == -signal.SIGKILL
         kept = {path: path.stat().st_ino for path in (out / PARTS).glob("part-*.parquet")}
         assert kept
-        with pytest.raises(MissingArtifactError, match="unfinished|missing"):
+        with pytest.raises(MissingArtifactError, match=r"unfinished|missing"):
             EvidenceMap.open(out / "heatmap.zarr")
         second = run(out)
         assert second.returncode == 0, second.stderr

@@ -64,7 +64,7 @@ def test_windows_hold_their_block_and_its_margin(grid, scale, margin, stride, re
 
 
 def test_blocks_of_a_row_written_out():
-    """Patches at 0, 40, 80 and 100 (shifted inwards) of 60 px: cores end at 50, 90 and 120, px of 4 are owned by centre."""
+    """Patches of 60 px at 0, 40, 80 and 100 (shifted inwards): cores end at 50, 90 and 120."""
     grid = TileGrid(160, 60, 60, 20)
     assert grid.cores()[:, [0, 2]].tolist() == [[0, 50], [50, 90], [90, 120], [120, 160]]
     # The centre of px 12 is 50: it lies in the core that begins there.

@@ -142,7 +142,7 @@ def _runs(found: EvidenceMap, top: int, level: float) -> _Runs:
 
 def _sums(codes: Codes, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.float64]:
     total = np.concatenate([[0], np.cumsum(codes, dtype=np.int64)])
-    return (total[ends] - total[starts]).astype(np.float64)
+    return np.asarray(total[ends] - total[starts], dtype=np.float64)
 
 
 def _most(codes: Codes, above: NDArray[np.bool_], starts: NDArray[np.int64]) -> NDArray[np.float64]:

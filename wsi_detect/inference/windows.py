@@ -1,4 +1,4 @@
-"""Pixels for an evidence model: windows cut from stored patches, or read from the slide where patches overlap too little.
+"""Pixels for an evidence model: windows of stored patches, or of the slide where patches overlap too little.
 
 Whichever it is, the model sees its own resolution; what is finer is reduced by area.
 """
@@ -154,7 +154,8 @@ class _Slide:
         x, y = (round(float(value) * scale) for value in self.windows.corners[row])
         length = max(1, round(side * scale))
         choice = self.store.attributes["key"]["config"]["plane"]
-        plane = plane_of(self.slide, choice, *(int(v) for v in self.store.origin_px[row]), self.store.grid.patch)
+        left, top = (int(value) for value in self.store.origin_px[row])
+        plane = plane_of(self.slide, choice, left, top, self.store.grid.patch)
         region = read_at_mpp(self.slide, x, y, length, side, plane=plane)
         place = PatchFrame(float(x), float(y), length / side)
         high, wide = _px_on_slide(self.store, place, side)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_detect import artifact
-from wsi_detect.detectors.evidence_info import CONFIG, EvidenceInfo, read_evidence_info
+from wsi_detect.detectors.evidence_info import EvidenceInfo, read_evidence_info
+from wsi_detect.detectors.info import CONFIG
 
 RADIUS = 6
 #: Mean green of a neighbourhood that is evidence 0 and evidence 1.
@@ -30,7 +31,7 @@ class DarkEvidence:
             pad = [(RADIUS, RADIUS) if k == axis else (0, 0) for k in range(3)]
             green = np.lib.stride_tricks.sliding_window_view(np.pad(green, pad, mode="edge"), 2 * RADIUS + 1, axis)
             green = green.mean(axis=-1)
-        return np.clip((_LIGHT - green) / (_LIGHT - _DARK), 0, 1).astype(np.float32)
+        return np.asarray(np.clip((_LIGHT - green) / (_LIGHT - _DARK), 0, 1), dtype=np.float32)
 
 
 def write_bundle(folder: Path, *, patch_px: int = 256, mpp: float = 0.25, model_id: str = "dark") -> Path:

@@ -47,7 +47,7 @@ class MapGrid:
     def extents(self, blocks: NDArray[np.int64]) -> NDArray[np.float64]:
         """Blocks (N, 4) of px → the part of the slide they cover, (N, 4) xyxy, slide px."""
         limit = [self.grid.width, self.grid.height] * 2
-        return np.minimum(blocks * self.px, np.array(limit, dtype=np.float64))
+        return np.asarray(np.minimum(blocks * self.px, np.array(limit, dtype=np.float64)))
 
     def _count(self, side: int) -> int:
         return max(1, math.ceil(side / self.px - _SLIVER))
@@ -104,7 +104,7 @@ def lay_windows(map_grid: MapGrid, blocks: NDArray[np.int64], scale: float, marg
 
 
 def area_means(
-    values: NDArray[np.floating], low: NDArray[np.float64], high: NDArray[np.float64]
+    values: NDArray[np.floating] | NDArray[np.uint8], low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Means over spans of the first axis, each px weighing as much as it lies in the span: (N, …) → (M, …).
 

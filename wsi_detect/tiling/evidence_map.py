@@ -56,7 +56,7 @@ Codes = NDArray[np.uint16]
 def encode(evidence: NDArray[np.floating]) -> Codes:
     """Evidence in [0, 1] → codes; NaN is a px nobody looked at."""
     looked = ~np.isnan(evidence)
-    codes = np.rint(np.clip(np.where(looked, evidence, 0), 0, 1) * FULL).astype(np.uint16)
+    codes: Codes = np.rint(np.clip(np.where(looked, evidence, 0), 0, 1) * FULL).astype(np.uint16)
     codes[~looked] = NOT_LOOKED
     return codes
 
