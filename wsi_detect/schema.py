@@ -83,8 +83,8 @@ DETECTIONS = _table(
     _field("class_scores", pa.list_(pa.float32()), null=True),
 )
 
-#: One row a patch that was looked at, or should have been. `status`: done, failed, unreadable, or gated: the evidence
-#: there was not above the gate, and the detector was not shown it. `no_data` and `unreadable` are fractions of the patch
+#: One row a patch that was looked at, or should have been. `status`: done, failed, unreadable, or gated: evidence there
+#: is not above the gate, and the detector was not shown it. `no_data` and `unreadable` are fractions of the patch
 #: area. The last five are of `tiling/quality.py`, null where no px of a cell was sampled.
 PATCHES = _table(
     _field("slide_id", pa.string()),

@@ -174,10 +174,10 @@ def test_parts_mapped_in_any_order_give_the_same_bytes(stores, slide, tmp_path):
     store = PatchStore.open(stores(), slide)
     map_evidence(store, TinyNet(), tmp_path / "one")
     out, model = tmp_path / "two", TinyNet()
-    assert not is_mapped(store, model, out, EvidenceConfig())
+    assert not is_mapped(store, INFO, out, EvidenceConfig())
     for number in reversed(range(len(store.shards))):
         map_part(store, model, out, EvidenceConfig(), number)
-    finish(store, model, out, EvidenceConfig())
+    finish(store, INFO, out, EvidenceConfig())
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
@@ -195,13 +195,13 @@ def test_what_is_finished_is_kept(stores, slide, tmp_path):
     store, config = PatchStore.open(stores(), slide), EvidenceConfig()
     map_evidence(store, TinyNet(), tmp_path / "golden")
     model = TinyNet()
-    is_mapped(store, model, tmp_path / "out", config)
+    is_mapped(store, INFO, tmp_path / "out", config)
     part = map_part(store, model, tmp_path / "out", config, 1)
     before = part.stat().st_mtime_ns
     map_part(store, model, tmp_path / "out", config, 1)
     assert part.stat().st_mtime_ns == before
     with pytest.raises(MissingArtifactError, match="part-00000"):
-        finish(store, model, tmp_path / "out", config)
+        finish(store, INFO, tmp_path / "out", config)
     again = TinyNet()
     map_evidence(store, again, tmp_path / "out", config)
     assert sum(shape[0] for shape in again.shown) == len(store) - len(store.shards[1])
@@ -365,7 +365,7 @@ def test_a_slide_finer_than_its_patches_serves_a_finer_model(stores, slide, pict
 )
 def test_maps_of_another_making_are_refused(stores, slide, tmp_path, model, config, named):
     store = PatchStore.open(stores(), slide)
-    is_mapped(store, TinyNet(), tmp_path / "begun", EvidenceConfig())
+    is_mapped(store, INFO, tmp_path / "begun", EvidenceConfig())
     map_evidence(store, TinyNet(), tmp_path / "whole")
     for folder in ("begun", "whole"):
         with pytest.raises(StaleArtifactError, match=f"another {named}.*--overwrite"):
@@ -404,7 +404,7 @@ def test_codes_keep_what_a_network_can_tell():
 
 def test_the_parts_have_their_schema(stores, slide, tmp_path):
     store = PatchStore.open(stores(), slide)
-    is_mapped(store, TinyNet(), tmp_path, EvidenceConfig())
+    is_mapped(store, INFO, tmp_path, EvidenceConfig())
     table = artifact.read_table(map_part(store, TinyNet(), tmp_path, EvidenceConfig(), 0), schema.EVIDENCE_PARTS)
     assert table["patch_id"].to_pylist() == [0, 1, 2, 3, 4]
     assert set(table["status"].to_pylist()) == {"done"}

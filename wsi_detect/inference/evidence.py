@@ -30,7 +30,7 @@ from wsi_detect.tiling.evidence_map import HEATMAP, NOT_LOOKED, SHARD, STATES, C
 from wsi_detect.tiling.patch_store import ROOT, slide_facts
 
 if TYPE_CHECKING:
-    from wsi_detect.detectors.evidence_info import EvidenceMapper
+    from wsi_detect.detectors.evidence_info import EvidenceInfo, EvidenceMapper
     from wsi_detect.slides.resample import RegionPixels
     from wsi_detect.tiling.patch_store import PatchStore
 
@@ -82,23 +82,23 @@ def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config
         ModelError: the model gives values outside [0, 1].
     """
     config = config or EvidenceConfig()
-    if not is_mapped(store, model, out, config):
+    if not is_mapped(store, model.info, out, config):
         start = time.monotonic()
         for number in range(len(store.shards)):
             map_part(store, model, out, config, number)
-        finish(store, model, out, config)
+        finish(store, model.info, out, config)
         seconds = time.monotonic() - start
         _log.info("evidence %s: %d patches, %.1f s", store.slide.slide_id, len(store), seconds)
     return out / HEATMAP
 
 
-def is_mapped(store: "PatchStore", model: "EvidenceMapper", out: Path, config: EvidenceConfig) -> bool:
+def is_mapped(store: "PatchStore", info: "EvidenceInfo", out: Path, config: EvidenceConfig) -> bool:
     """Whether the finished map is there already; parts of another making are refused before anything is done.
 
     Raises:
         StaleArtifactError: see `map_evidence`.
     """
-    key = _key(store, model, config)
+    key = _key(store, info, config)
     if (out / HEATMAP / ROOT).exists():
         _check(out / HEATMAP, evidence_map.read_facts(out / HEATMAP)["key"], key)
         # Parts of a run that was killed between its last two steps.
@@ -123,7 +123,7 @@ def map_part(store: "PatchStore", model: "EvidenceMapper", out: Path, config: Ev
     part = _part(out, number)
     if part.exists():
         return part
-    sight, rows = look(store, _demand(model, config)), store.shards[number]
+    sight, rows = look(store, _demand(model.info, config)), store.shards[number]
     found: list[dict[str, Any]] = []
     for start in range(0, len(rows), config.batch_size):
         batch = rows[start : start + config.batch_size]
@@ -135,7 +135,7 @@ def map_part(store: "PatchStore", model: "EvidenceMapper", out: Path, config: Ev
     return part
 
 
-def finish(store: "PatchStore", model: "EvidenceMapper", out: Path, config: EvidenceConfig) -> Path:
+def finish(store: "PatchStore", info: "EvidenceInfo", out: Path, config: EvidenceConfig) -> Path:
     """Lay the parts together, and remove them.
 
     Returns:
@@ -144,7 +144,7 @@ def finish(store: "PatchStore", model: "EvidenceMapper", out: Path, config: Evid
     Raises:
         MissingArtifactError: a part is missing.
     """
-    sight = look(store, _demand(model, config))
+    sight = look(store, _demand(info, config))
     paths = [_part(out, number) for number in range(len(store.shards))]
     missing = [path for path in paths if not path.exists()]
     if missing:
@@ -156,7 +156,7 @@ def finish(store: "PatchStore", model: "EvidenceMapper", out: Path, config: Evid
     for row, band in enumerate(_bands(paths, sight)):
         entries += evidence_map.write_plane(target, row, band)
     columns = _columns(paths, len(store))
-    evidence_map.write_group(target, _facts(store, model, config, sight, columns), columns, entries)
+    evidence_map.write_group(target, _facts(store, info, config, sight, columns), columns, entries)
     shutil.rmtree(out / PARTS)
     return target
 
@@ -169,9 +169,9 @@ def _check(path: Path, found: dict[str, Any], key: dict[str, Any]) -> None:
         )
 
 
-def _key(store: "PatchStore", model: "EvidenceMapper", config: EvidenceConfig) -> dict[str, Any]:
+def _key(store: "PatchStore", info: "EvidenceInfo", config: EvidenceConfig) -> dict[str, Any]:
     patches = hashlib.sha256(np.ascontiguousarray(store.patch_ids, dtype="<i8").tobytes()).hexdigest()[:16]
-    sight = look(store, _demand(model, config))
+    sight = look(store, _demand(info, config))
     return {
         "slide_id": store.slide.slide_id,
         "grid": {name: int(getattr(store.grid, name)) for name in ("width", "height", "patch", "overlap")},
@@ -179,7 +179,7 @@ def _key(store: "PatchStore", model: "EvidenceMapper", config: EvidenceConfig) -
         "shards": len(store.shards),
         "mpp": float(store.mpp),
         "source": sight.source,
-        "model": hashlib.sha256(json.dumps(asdict(model.info), sort_keys=True).encode()).hexdigest()[:16],
+        "model": hashlib.sha256(json.dumps(asdict(info), sort_keys=True).encode()).hexdigest()[:16],
         "config": digest(config),
         "schema_version": schema.SCHEMA_VERSION,
     }
@@ -189,8 +189,7 @@ def _part(out: Path, number: int) -> Path:
     return out / PARTS / f"part-{number:05d}.parquet"
 
 
-def _demand(model: "EvidenceMapper", config: EvidenceConfig) -> Demand:
-    info = model.info
+def _demand(info: "EvidenceInfo", config: EvidenceConfig) -> Demand:
     margin = info.margin_px if config.margin_px is None else config.margin_px
     return Demand(info.mpp, config.mpp_tolerance, margin, info.stride_px, config.reduce)
 
@@ -295,10 +294,9 @@ def _columns(paths: list[Path], patches: int) -> dict[str, NDArray[Any]]:
 
 
 def _facts(
-    store: "PatchStore", model: "EvidenceMapper", config: EvidenceConfig, sight: Sight, columns: dict[str, NDArray[Any]]
+    store: "PatchStore", info: "EvidenceInfo", config: EvidenceConfig, sight: Sight, columns: dict[str, NDArray[Any]]
 ) -> dict[str, Any]:
     """Return what the group says about itself."""
-    info = model.info
     states = {name: int((columns["state"] == k).sum()) for k, name in enumerate(STATES) if name}
     return {
         "slide": slide_facts(store.slide),
@@ -310,11 +308,11 @@ def _facts(
         "model_id": info.model_id,
         "region": list(info.region),
         "threshold": info.threshold,
-        "margin_px": _demand(model, config).margin_px,
+        "margin_px": _demand(info, config).margin_px,
         "window_px": sight.windows.side,
         "source": sight.source,
         "patches": len(store),
         "states": states,
         "config": config.model_dump(mode="json"),
-        "key": _key(store, model, config),
+        "key": _key(store, info, config),
     }

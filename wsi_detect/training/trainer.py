@@ -23,6 +23,7 @@ from wsi_detect import __version__, artifact
 from wsi_detect.config import digest
 from wsi_detect.data.augment import augmenter
 from wsi_detect.data.dataset import PatchDataset, make_loader
+from wsi_detect.data.hard_negatives import read_hard_rows, with_hard_negatives
 from wsi_detect.data.index import PatchIndex, read_index, read_labels
 from wsi_detect.data.rates import rates_table, realised_rates
 from wsi_detect.data.repeats import Counts, Weights
@@ -182,11 +183,16 @@ def _without_lightnings_own_warnings() -> Iterator[None]:
 def _claim(out: Path, index: Path, config: TrainingConfig) -> None:
     """Enter this run's configuration in its folder, or make sure that it is the one there."""
     mine = {"config": config.model_dump(mode="json"), "index": artifact.fingerprint(index)}
+    if config.loader.hard_negatives is not None:
+        # Found anew, they would make another order of what is left of an epoch.
+        mine["hard_negatives"] = artifact.fingerprint(Path(config.loader.hard_negatives))
     path = out / CONFIG
     if path.exists():
         theirs = artifact.read_json(path)
         if theirs != json.loads(json.dumps(mine)):
-            raise StaleArtifactError(f"{out} holds a run of another configuration or index; give another folder")
+            raise StaleArtifactError(
+                f"{out} holds a run of another configuration, index or hard negatives; give another folder"
+            )
         return
     artifact.write_json(path, mine)
 
@@ -235,6 +241,10 @@ def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -
     augment = augmenter(rule.augmentation, rule.crop_px, aim=rule.aim)
     dataset = PatchDataset(index, "train", augment=augment, seed=config.seed)
     weights = _sampling_weights(dataset.counts, rule)
+    if rule.hard_negatives is not None:
+        hard = read_hard_rows(Path(rule.hard_negatives), index)
+        weights = with_hard_negatives(weights, dataset.counts, hard, rule.hard_share)
+        _log.info("train: %d hard negatives get %.1f %% of the background draws", len(hard), 100 * rule.hard_share)
     draws = max(len(dataset), rule.batch_size * trainer.world_size)
     sampler = EpochSampler(weights, draws, config.seed, rank=trainer.global_rank, world=trainer.world_size)
     drawn = np.bincount(sampler.order(0), minlength=len(dataset)).astype(np.float64)
