@@ -141,7 +141,7 @@ def paint(rgb: NDArray[np.uint8], codes: Codes, threshold: float) -> NDArray[np.
         colour = np.interp(evidence, stops, [shade[k] for _, shade, _ in _RAMP])
         mixed = ground * (1 - cover) + colour * cover
         planes.append(np.where(looked, mixed, 0.4 * ground + 0.6 * _UNMAPPED[k]))
-    drawn = np.rint(np.stack(planes, axis=-1)).astype(np.uint8)
+    drawn: NDArray[np.uint8] = np.rint(np.stack(planes, axis=-1)).astype(np.uint8)
     drawn[_rim(looked & (codes > threshold * FULL))] = _LINE
     return drawn
 

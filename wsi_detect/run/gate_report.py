@@ -57,8 +57,6 @@ def _cost(gates: Sequence[Mapping[str, Any]], totals: Mapping[str, int]) -> str:
     low, high = share_interval(hits, totals["audited"])
     found = ", ".join(f"{number} {name}" for name, number in cells.items()) or "none"
     hidden = totals["not_shown"]
-    return (
-        f"cost, by audit: in {hits} of {totals['audited']} random patches below the gate the detector finds an "
-        f"abnormal cell, so in {low:.1%} to {high:.1%} (95 %) of the {hidden} not shown it would, {low * hidden:.0f} to "
-        f"{high * hidden:.0f} patches; cells in the audited patches: {found}"
-    )
+    seen = f"in {hits} of {totals['audited']} random patches below the gate the detector finds an abnormal cell"
+    rest = f"so in {low:.1%} to {high:.1%} (95 %) of the {hidden} not shown, {low * hidden:.0f} to {high * hidden:.0f}"
+    return f"cost, by audit: {seen}; {rest} patches, it would. Cells in the audited patches: {found}"
