@@ -116,11 +116,11 @@ def cells_of(store, detector, out, slide_path, gate):
 
 def test_cells_with_evidence_come_out_as_without_the_gate(found, store, detector, slide_path, tmp_path):
     """Every patch that has any of them in view is shown, so stitching has all their views."""
-    gate = lay_gate(found, store, GateConfig(threshold=0.6, audit_share=0.0))
+    gate = lay_gate(found, store, GateConfig(threshold=0.9, audit_share=0.0))
     assert gate.counts()["not_shown"] > len(store) / 4
     everything = cells_of(store, detector, tmp_path / "all", slide_path, None)
     gated = cells_of(store, detector, tmp_path / "gated", slide_path, gate)
-    strong = found.peaks(everything.boxes()) > 0.6
+    strong = found.peaks(everything.boxes()) > 0.9
     ids = everything.table["cell_id"].to_pylist()
     kept = {name for name, chosen in zip(ids, strong, strict=True) if chosen}
     assert len(kept) == 4

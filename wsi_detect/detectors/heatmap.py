@@ -153,10 +153,12 @@ class EvidenceModel(nn.Module):
 
     def activation(self, images: Tensor) -> Tensor:
         """Activation maps (B, K, h, w) of the classifier, at the stride of its last stage."""
-        maps = self.classifier.activation(self._features(images)[-1])
+        return self.classifier.activation(self.stage(images))
+
+    def stage(self, images: Tensor) -> Tensor:
+        """Last stage of the encoder (B, C, h, w), without what is padding."""
         height, width = (-(-side // self.stride_px) for side in images.shape[-2:])
-        # The rest is padding.
-        return maps[..., :height, :width]
+        return self._features(images)[-1][..., :height, :width]
 
     def taught(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, 2, H, W) of the decoder and, without gradient, activation maps (B, K, H, W), of one pass."""

@@ -52,18 +52,9 @@ class DescriptionConfig(Config):
     half: bool = False
 
 
-class TrainingConfig(Config):
-    """One training run."""
+class LoopConfig(Config):
+    """How a training loop runs, whatever it trains."""
 
-    #: What the detector is for; the licence on the data set's card must allow it. See `data/use.py`.
-    use: Use = "research"
-    detector: str = "fcos"
-    options: dict[str, Any] = Field(default_factory=dict)
-    optimiser: OptimiserConfig = OptimiserConfig()
-    loader: LoaderConfig = LoaderConfig()
-    description: DescriptionConfig = DescriptionConfig()
-    #: Bundle whose weights to begin with, of the same detector and classes; None begins with random ones.
-    start_from: str | None = None
     steps: int = Field(1000, ge=1)
     validate_every: int = Field(250, ge=1)
     checkpoint_minutes: float = Field(5.0, gt=0)
@@ -75,3 +66,17 @@ class TrainingConfig(Config):
     #: Threads of torch on a CPU; None leaves its own choice.
     threads: int | None = Field(None, ge=1)
     seed: int = 0
+
+
+class TrainingConfig(LoopConfig):
+    """One training run."""
+
+    #: What the detector is for; the licence on the data set's card must allow it. See `data/use.py`.
+    use: Use = "research"
+    detector: str = "fcos"
+    options: dict[str, Any] = Field(default_factory=dict)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    loader: LoaderConfig = LoaderConfig()
+    description: DescriptionConfig = DescriptionConfig()
+    #: Bundle whose weights to begin with, of the same detector and classes; None begins with random ones.
+    start_from: str | None = None
