@@ -25,6 +25,10 @@ class LoaderConfig(Config):
     sampler_options: dict[str, Any] = Field(default_factory=dict)
     #: Share of draws that go to patches without any cell.
     background_share: float = Field(0.05, ge=0, lt=1)
+    #: Table of `wsi-detect hard-negatives`: patches of negative slides that look abnormal.
+    hard_negatives: str | None = None
+    #: Share of the background draws that go to them.
+    hard_share: float = Field(0.5, ge=0, le=1)
     augmentation: str = "cytology"
     crop_px: int | None = Field(None, ge=64)
     #: Probability that a crop is laid over a cell rather than anywhere.

@@ -15,6 +15,7 @@ from wsi_detect import __version__, artifact
 from wsi_detect.config import digest
 from wsi_detect.data.augment import augmenter
 from wsi_detect.data.dataset import PatchDataset, make_loader
+from wsi_detect.data.hard_negatives import read_hard_rows, with_hard_negatives
 from wsi_detect.data.index import PatchIndex, read_index, read_labels
 from wsi_detect.data.rates import rates_table, realised_rates
 from wsi_detect.data.repeats import Counts, Weights
@@ -58,7 +59,7 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
     config = config or TrainingConfig()
     content = read_index(index)
     config = with_card(config, content.annotations)
-    claim(out, {"config": config.model_dump(mode="json"), "index": artifact.fingerprint(index)})
+    claim(out, _made_from(index, config))
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
@@ -150,11 +151,24 @@ def first_card(info: DetectorInfo) -> str:
     )
 
 
+def _made_from(index: Path, config: TrainingConfig) -> dict[str, Any]:
+    """Return what a run's folder is claimed for."""
+    mine = {"config": config.model_dump(mode="json"), "index": artifact.fingerprint(index)}
+    if config.loader.hard_negatives is not None:
+        # Found anew, they would make another order of what is left of an epoch.
+        mine["hard_negatives"] = artifact.fingerprint(Path(config.loader.hard_negatives))
+    return mine
+
+
 def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -> Any:
     rule = config.loader
     augment = augmenter(rule.augmentation, rule.crop_px, aim=rule.aim)
     dataset = PatchDataset(index, "train", augment=augment, seed=config.seed)
     weights = _sampling_weights(dataset.counts, rule)
+    if rule.hard_negatives is not None:
+        hard = read_hard_rows(Path(rule.hard_negatives), index)
+        weights = with_hard_negatives(weights, dataset.counts, hard, rule.hard_share)
+        _log.info("train: %d hard negatives get %.1f %% of the background draws", len(hard), 100 * rule.hard_share)
     draws = max(len(dataset), rule.batch_size * trainer.world_size)
     sampler = EpochSampler(weights, draws, config.seed, rank=trainer.global_rank, world=trainer.world_size)
     drawn = np.bincount(sampler.order(0), minlength=len(dataset)).astype(np.float64)
