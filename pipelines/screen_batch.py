@@ -15,14 +15,23 @@ from wsi_detect.detectors.info import default_bundle
 from wsi_detect.errors import WsiDetectError
 from wsi_detect.run import Batch, RunConfig, exit_code, list_slides, run_batch
 from wsi_detect.run.config import load_job
+from wsi_detect.run.gate_report import gate_lines
 
 
-def main(slides: Sequence[str], config: RunConfig, out: Path, model: Path | None = None, workers: int = 1) -> int:
+def main(
+    slides: Sequence[str],
+    config: RunConfig,
+    out: Path,
+    model: Path | None = None,
+    workers: int = 1,
+    evidence_model: Path | None = None,
+) -> int:
     """Screen slides, print a line for each, and return the exit code."""
-    batch = Batch(out.absolute(), model or default_bundle(), config)
+    batch = Batch(out.absolute(), model or default_bundle(), config, evidence_bundle=evidence_model)
     statuses = run_batch(list_slides(slides), batch, workers=workers)
     for status in statuses:
         print(status["slide_id"], status["status"], status["cells"], status["reason"] or "", sep="\t")
+    print(*gate_lines(statuses), sep="\n", end="")
     return exit_code(statuses)
 
 
@@ -32,12 +41,13 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--evidence-model", type=Path)
     parser.add_argument("--workers", type=int, default=1)
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         job = load_job(chosen.config, RunConfig)
-        sys.exit(main(chosen.slides, job, chosen.out, chosen.model, chosen.workers))
+        sys.exit(main(chosen.slides, job, chosen.out, chosen.model, chosen.workers, chosen.evidence_model))
     except WsiDetectError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -14,7 +14,8 @@ from wsi_detect.data.index import read_index
 from wsi_detect.detectors import build_detector
 from wsi_detect.detectors.bundle import save_bundle
 from wsi_detect.training.config import TrainingConfig
-from wsi_detect.training.trainer import CHECKPOINTS, CONFIG, LAST, describe, first_card
+from wsi_detect.training.loop import CHECKPOINTS, CONFIG, LAST
+from wsi_detect.training.trainer import describe, first_card
 
 
 def main(run: Path, index: Path, out: Path) -> None:

@@ -83,9 +83,9 @@ DETECTIONS = _table(
     _field("class_scores", pa.list_(pa.float32()), null=True),
 )
 
-#: One row a patch that was looked at, or should have been. `status`: done, failed, unreadable.
-#: `no_data` and `unreadable` are fractions of the patch area. The last five are of `tiling/quality.py`, null where no
-#: px of a cell was sampled.
+#: One row a patch that was looked at, or should have been. `status`: done, failed, unreadable, or gated: evidence there
+#: is not above the gate, and the detector was not shown it. `no_data` and `unreadable` are fractions of the patch
+#: area. The last five are of `tiling/quality.py`, null where no px of a cell was sampled.
 PATCHES = _table(
     _field("slide_id", pa.string()),
     _field("patch_id", pa.int64()),
@@ -95,6 +95,29 @@ PATCHES = _table(
     _field("no_data", pa.float32()),
     _field("unreadable", pa.float32()),
     *(_field(name, pa.float32(), null=True) for name in ("focus", "stain", "crowding", "blood", "mucus")),
+)
+
+#: One row a patch whose evidence was mapped, or should have been; `status` as in `PATCHES`. The block is in px of the
+#: map, `codes` its content (`tiling/evidence_map.py`), row by row, null where there is none.
+EVIDENCE_PARTS = _table(
+    _field("slide_id", pa.string()),
+    _field("patch_id", pa.int64()),
+    _field("status", pa.string()),
+    _field("no_data", pa.float32()),
+    _field("unreadable", pa.float32()),
+    *(_field(name, pa.int32()) for name in ("x0", "y0", "x1", "y1")),
+    _field("codes", pa.binary(), null=True),
+)
+
+#: One row a patch of a negative slide that looks abnormal to an evidence model, the worst first. The box is where its
+#: evidence is highest, as wide as a px of the map.
+HARD_NEGATIVES = _table(
+    _field("slide_id", pa.string()),
+    _field("patch_id", pa.int64()),
+    _field("rank", pa.int64()),
+    _field("evidence", pa.float32()),
+    _field("share_above", pa.float32()),
+    *_BOX,
 )
 
 #: One row a cell of a slide. `cell_id` is a UUID derived from slide, model, box and class: the same in every export.
@@ -179,6 +202,8 @@ TABLES = {
     "index": INDEX,
     "detections": DETECTIONS,
     "patches": PATCHES,
+    "evidence_parts": EVIDENCE_PARTS,
+    "hard_negatives": HARD_NEGATIVES,
     "cells": CELLS,
     "metrics": METRICS,
     "evaluated_images": EVALUATED_IMAGES,

@@ -58,7 +58,7 @@ CASES = {
 def test_shares_and_status(rows, shares, status, words):
     table = patches(*rows)
     found = area_shares(table)
-    assert tuple(found.values()) == pytest.approx(shares)
+    assert tuple(found.values()) == pytest.approx((*shares, 0.0))
     assert sum(found.values()) == pytest.approx(1.0)
     verdict, reason = judge(found, table, LimitsConfig())
     assert verdict == status

@@ -78,7 +78,7 @@ def train(index, out, **changes):
 
 
 def interrupted(index, out, monkeypatch, step, **changes):
-    make = stage._trainer
+    make = stage.make_trainer
 
     def with_stop(*arguments):
         made = make(*arguments)
@@ -86,7 +86,7 @@ def interrupted(index, out, monkeypatch, step, **changes):
         return made
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "_trainer", with_stop)
+        patch.setattr(stage, "make_trainer", with_stop)
         with pytest.raises(RuntimeError, match="power cut"):
             train(index, out, **changes)
 

@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 
 import typer
 
-from wsi_detect.cli.common import ConfigFile, Device, MaxPixels, Model, Mpp, Out, Overrides, bundle_of
+from wsi_detect.cli.common import (
+    ConfigFile,
+    Device,
+    EvidenceModel,
+    MaxPixels,
+    Model,
+    Mpp,
+    Out,
+    Overrides,
+    bundle_of,
+)
 
 app = typer.Typer()
 
@@ -15,6 +25,7 @@ def run(
     slides: Annotated[list[str], typer.Argument(help="Files, folders, patterns, CSV manifests.")],
     out: Out,
     model: Model = None,
+    evidence_model: EvidenceModel = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes, a slide each; 0 works in this one.")] = None,
@@ -34,6 +45,9 @@ def run(
 ) -> None:
     """Screen slides: from the files to reports. The same command again continues.
 
+    With --evidence-model each slide gets a map of evidence as well, and --set gate.threshold=0.3 shows the detector
+    only patches with evidence above it.
+
     Example: wsi-detect run slides/ --out work --workers 4
     """
     from wsi_detect.cli.screen import Progress, run_config, summarise
@@ -44,7 +58,9 @@ def run(
     limit = int(max_pixels or MAX_PIXELS)
     options = RunOptions(mpp, preparation, accept_resolution, allow_fluorescence, overwrite, limit)
     settings = run_config(config, overrides, store)
-    batch = Batch(out.absolute(), bundle_of(model), settings, options, device=device, part=part)
+    batch = Batch(
+        out.absolute(), bundle_of(model), settings, options, device=device, part=part, evidence_bundle=evidence_model
+    )
     with Progress(len(rows)) as progress:
         statuses = run_batch(rows, batch, workers=workers, ray_address=ray, on_done=progress.tell)
     summarise(statuses, batch)

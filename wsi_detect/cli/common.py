@@ -25,6 +25,7 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="section.key=
 Mpp = Annotated[float | None, typer.Option(help="µm per px, where the file does not say or says it wrong.")]
 MaxPixels = Annotated[float | None, typer.Option(help="Refuse slides that declare more; 4e10.")]
 Model = Annotated[Path | None, typer.Option("--model", help="Model bundle; the one that comes along if not given.")]
+EvidenceModel = Annotated[Path | None, typer.Option("--evidence-model", help="Bundle of an evidence model.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 …")]
 
 

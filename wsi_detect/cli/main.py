@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import typer
 
-from wsi_detect.cli import annotate, audit, batch, cards, compare, evaluate, model, results, slides, store
+from wsi_detect.cli import annotate, audit, batch, cards, compare, evaluate, evidence, model, results, slides, store
 from wsi_detect.cli.common import Commands, start
 from wsi_detect.errors import (
     EXIT_BUG,
@@ -50,7 +50,7 @@ def make_app() -> typer.Typer:
         help="Cervical-cytology slides: from the slide file to a reviewed cell map. Research use, not a diagnosis.",
     )
     app.callback()(start)
-    for module in (slides, annotate, model, evaluate, compare, results, audit, batch, cards):
+    for module in (slides, annotate, model, evaluate, compare, results, audit, evidence, batch, cards):
         app.registered_commands += module.app.registered_commands
     app.add_typer(store.app)
     return app

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from wsi_detect.run import Batch, RunConfig
 from wsi_detect.run.config import load_job
+from wsi_detect.run.gate_report import gate_lines
 from wsi_detect.run.status import NOT_SCREENED, SCREENED, Status
 
 _STYLES = {SCREENED: "green", NOT_SCREENED: "red"}
@@ -71,6 +72,8 @@ def summarise(statuses: Sequence[Status], batch: Batch) -> None:
         )
     console = Console(soft_wrap=False)
     console.print(table)
+    for line in gate_lines(statuses):
+        console.print(line, highlight=False, markup=False)
     console.print(f"{batch.file('summary', '.csv')}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -169,7 +169,7 @@ class PatchLoader(DataLoader[Sample]):
         if len(sampler) < batch_size:
             raise ConfigError(f"an epoch of {len(sampler)} draws has no whole batch of {batch_size}")
         super().__init__(
-            dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **_process_options(workers)
+            dataset, batch_size=batch_size, sampler=sampler, drop_last=True, **process_options(workers)
         )  # fmt: skip
         self._order = sampler
         self._size = batch_size
@@ -208,7 +208,7 @@ def make_loader(
     """
     if sampler is not None:
         return PatchLoader(dataset, batch_size, sampler, workers=workers)
-    return DataLoader(dataset, batch_size=batch_size, shuffle=False, **_process_options(workers))
+    return DataLoader(dataset, batch_size=batch_size, shuffle=False, **process_options(workers))
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -216,7 +216,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     return [image for image, _ in samples], [target for _, target in samples]
 
 
-def _process_options(workers: int) -> dict[str, Any]:
+def process_options(workers: int) -> dict[str, Any]:
+    """What loaders are given about their processes."""
     return {
         "num_workers": workers,
         "collate_fn": collate,

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -36,17 +37,37 @@ def save_bundle(folder: Path, model: nn.Module, info: DetectorInfo, card: str, *
     Returns:
         The facts as written.
     """
-    state = {name: value.detach().cpu().contiguous() for name, value in trained_weights(model).items()}
+    raw, digest = packed(trained_weights(model), half=half)
+    written = replace(info, model_id=identified(info.model_id, digest))
+    write_files(folder, raw, written.to_json(), card)
+    return written
+
+
+def packed(state: Mapping[str, Tensor], *, half: bool = False) -> tuple[bytes, str]:
+    """Weights as the bytes of a safetensors file, and their hash.
+
+    Args:
+        state: name → tensor, on any device.
+        half: keep floating-point weights as float16.
+    """
+    state = {name: value.detach().cpu().contiguous() for name, value in state.items()}
     if half:
         state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
     raw = save(state)
-    stem = info.model_id.partition("@")[0]
-    written = replace(info, model_id=f"{stem}@{hashlib.sha256(raw).hexdigest()[:12]}")
+    return raw, hashlib.sha256(raw).hexdigest()[:12]
+
+
+def identified(name: str, digest: str) -> str:
+    """Name of a model with the hash of its weights instead of any it had."""
+    return f"{name.partition('@')[0]}@{digest}"
+
+
+def write_files(folder: Path, raw: bytes, config: Mapping[str, Any], card: str) -> None:
+    """Write the three files of a bundle."""
     artifact.write_bytes(folder / WEIGHTS, raw)
     artifact.write_bytes(folder / CARD, card.encode())
     # Last: a folder is a bundle from the moment it has its config.
-    artifact.write_json(folder / CONFIG, written.to_json())
-    return written
+    artifact.write_json(folder / CONFIG, dict(config))
 
 
 def load_bundle(folder: Path, *, any_specimen: bool = False) -> tuple[nn.Module, DetectorInfo]:
@@ -61,32 +82,40 @@ def load_bundle(folder: Path, *, any_specimen: bool = False) -> tuple[nn.Module,
 
     Raises:
         MissingArtifactError: a file is absent.
-        ModelError: the weights are not safetensors, or do not fit the detector named in the config; or the model is of
-            what is not cells of the cervix.
+        ModelError: the weights are not safetensors, or do not fit the detector named in the config; or it is the bundle
+            of another kind of model, or of what is not cells of the cervix.
     """
     info = read_info(folder, any_specimen=any_specimen)
-    path = folder / WEIGHTS
-    if not path.is_file():
-        raise MissingArtifactError(f"{folder} is not a model bundle: {WEIGHTS} is missing")
     options = dict(info.detector["options"])
     if options.get("frozen_norm") is None:
         options["frozen_norm"] = bool(options.get("weights"))
     # The bundle has all weights, so the builder must not ask for others.
     options["weights"] = None
     model = build_detector(info.detector["name"], len(info.classes), options)
+    fill(model, folder)
+    return model.eval(), info
+
+
+def fill(model: nn.Module, folder: Path) -> None:
+    """Put the weights of a bundle into the model its config describes.
+
+    Raises:
+        MissingArtifactError: there are none.
+        ModelError: they are not safetensors, not finite, or do not fit.
+    """
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise MissingArtifactError(f"{folder} is not a model bundle: {WEIGHTS} is missing")
     try:
         state = load_file(path)
     except SafetensorError as error:
         raise ModelError(f"{path} is not a safetensors file ({error})") from error
     wrong = put_weights(model, state)
     if wrong:
-        raise ModelError(
-            f"{path} does not fit the detector in {CONFIG}: {len(wrong)} entries differ, first {wrong[0]!r}"
-        )
+        raise ModelError(f"{path} does not fit the model in {CONFIG}: {len(wrong)} entries differ, first {wrong[0]!r}")
     infinite = [name for name, value in state.items() if not bool(torch.isfinite(value.float()).all())]
     if infinite:
         raise ModelError(f"{path} holds weights that are not finite, first {infinite[0]!r}")
-    return model.eval(), info
 
 
 def trained_weights(model: nn.Module) -> dict[str, Tensor]:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from wsi_detect import artifact
-from wsi_detect.errors import DamagedArtifactError, ForeignModelError, MissingArtifactError
+from wsi_detect.errors import DamagedArtifactError, ForeignModelError, MissingArtifactError, ModelError
 from wsi_detect.taxonomy import CLASSES, gravest_first, is_abnormal
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
+#: Key of `config.json` in bundles of other models than detectors, and what it says in those of evidence models.
+KIND, EVIDENCE = "kind", "evidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +64,17 @@ def read_info(folder: Path, *, any_specimen: bool = False) -> DetectorInfo:
 
     Raises:
         MissingArtifactError: no such file.
+        ModelError: it is the bundle of an evidence model.
         DamagedArtifactError: a key is missing or unknown.
         ForeignModelError: a class is not in the taxonomy.
     """
     if not (folder / CONFIG).is_file():
         raise MissingArtifactError(f"{folder} is not a model bundle: {CONFIG} is missing")
     values = artifact.read_json(folder / CONFIG)
+    if values.get(KIND) == EVIDENCE:
+        raise ModelError(
+            f"{folder} is the bundle of an evidence model, which finds no cells; a detector is wanted here"
+        )
     try:
         info = DetectorInfo(**{**values, "classes": tuple(values["classes"])})
     except (TypeError, KeyError) as error:

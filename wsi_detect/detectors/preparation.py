@@ -76,5 +76,10 @@ class Preparation(nn.Module):
 def _padded(pixels: Tensor, height: int = 0, width: int = 0) -> Tensor:
     """Zeros to the right and below, up to the next multiple of 32 of the larger of its own and the given sides."""
     own = pixels.shape[-2:]
-    sides = [-(-max(a, b) // _MULTIPLE) * _MULTIPLE for a, b in zip(own, (height, width), strict=True)]
+    sides = [padded_side(max(a, b)) for a, b in zip(own, (height, width), strict=True)]
     return F.pad(pixels, (0, sides[1] - own[1], 0, sides[0] - own[0]))
+
+
+def padded_side(side: int) -> int:
+    """Side of a padded image, network-input px."""
+    return -(-side // _MULTIPLE) * _MULTIPLE

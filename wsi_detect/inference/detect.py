@@ -23,6 +23,7 @@ from wsi_detect.inference.detector import Detections, Detector, detection_rows, 
 from wsi_detect.tiling.quality import QUALITY_COLUMNS, measure_patch
 
 if TYPE_CHECKING:
+    from wsi_detect.inference.gate import Gate
     from wsi_detect.slides.resample import RegionPixels
     from wsi_detect.tiling.patch_store import PatchStore
 
@@ -57,14 +58,21 @@ class DetectionConfig(Config):
     mpp_tolerance: float = Field(0.02, ge=0, lt=1)
 
 
-def detect_patches(store: "PatchStore", detector: Detector, out: Path, config: DetectionConfig | None = None) -> Path:
-    """Run a detector over every patch of a store.
+def detect_patches(
+    store: "PatchStore",
+    detector: Detector,
+    out: Path,
+    config: DetectionConfig | None = None,
+    gate: "Gate | None" = None,
+) -> Path:
+    """Run a detector over every patch of a store, or over those a gate shows it.
 
     Args:
         store: the patches.
         detector: a loaded bundle.
         out: folder of the slide; gets `detections/part-*.parquet`, one a shard, and `patches.parquet`.
         config: batch size and tolerances.
+        gate: leaves patches out; each of them has the state `gated` in `patches.parquet`.
 
     Returns:
         The folder of the part files. Parts that an interrupted run left complete are kept.
@@ -77,7 +85,7 @@ def detect_patches(store: "PatchStore", detector: Detector, out: Path, config: D
     config = config or DetectionConfig()
     _check_resolution(store, detector, config)
     folder = out / DETECTIONS
-    _claim(folder, _key(store, detector, config))
+    _claim(folder, _key(store, detector, config) | ({} if gate is None else {"gate": gate.key}))
     parts = [folder / f"part-{number:05d}.parquet" for number in range(len(store.shards))]
     found = sum(part.exists() for part in parts)
     if found:
@@ -85,7 +93,7 @@ def detect_patches(store: "PatchStore", detector: Detector, out: Path, config: D
     start, cells = time.monotonic(), 0
     for part, rows in zip(parts, store.shards, strict=True):
         if not part.exists():
-            cells += _write_part(part, store, detector, rows, config)
+            cells += _write_part(part, store, detector, rows, (config, gate))
     artifact.write_table(out / PATCHES, _patches(parts), schema.PATCHES)
     seconds = time.monotonic() - start
     patches = len(store)
@@ -122,19 +130,22 @@ def _claim(folder: Path, key: dict[str, Any]) -> None:
         artifact.write_json(path, key)
         return
     found = artifact.read_json(path)
-    changed = [name for name in key if found.get(name) != key[name]]
+    changed = [name for name in {**key, **found} if found.get(name) != key.get(name)]
     if changed:
         raise StaleArtifactError(
             f"{folder} was made with another {', '.join(changed)}; use --overwrite or give another --out"
         )
 
 
-def _write_part(part: Path, store: "PatchStore", detector: Detector, rows: range, config: DetectionConfig) -> int:
+def _write_part(
+    part: Path, store: "PatchStore", detector: Detector, rows: range, rule: "tuple[DetectionConfig, Gate | None]"
+) -> int:
     """Detect on one shard; the patches' states travel in the metadata, so that one rename commits both."""
     name, classes = store.slide.slide_id, detector.info.classes
+    config, gate = rule
     tables: list[pa.Table] = []
-    states: list[dict[str, Any]] = []
-    for batch in _batches(rows, config.batch_size):
+    states = [] if gate is None else [_gated(store, row, gate) for row in rows if not gate.shown[row]]
+    for batch in _batches([row for row in rows if gate is None or gate.shown[row]], config.batch_size):
         regions = [store.read(row) for row in batch]
         usable = [k for k, region in enumerate(regions) if region.unreadable <= config.max_unreadable]
         pixels = _stack([regions[k] for k in usable])
@@ -152,7 +163,7 @@ def _write_part(part: Path, store: "PatchStore", detector: Detector, rows: range
     return int(table.num_rows)
 
 
-def _batches(rows: range, size: int) -> Iterator[range]:
+def _batches(rows: list[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(rows), size):
         yield rows[start : start + size]
 
@@ -183,10 +194,24 @@ def _state(store: "PatchStore", row: int, region: "RegionPixels", found: Detecti
     }
 
 
-def _quality(store: "PatchStore", row: int, region: "RegionPixels") -> dict[str, float | None]:
+def _gated(store: "PatchStore", row: int, gate: "Gate") -> dict[str, Any]:
+    """Return the row of `PATCHES` for a patch the detector is not shown; its pixels the evidence model has seen."""
+    return {
+        "slide_id": store.slide.slide_id,
+        "patch_id": int(store.patch_ids[row]),
+        "status": "gated",
+        "reason": f"evidence {gate.peaks[row]:.3f}, gate {gate.config.threshold:g}",
+        "coverage": float(store.coverage[row]),
+        "no_data": float(gate.no_data[row]),
+        "unreadable": float(gate.unreadable[row]),
+        **_quality(store, row, None),
+    }
+
+
+def _quality(store: "PatchStore", row: int, region: "RegionPixels | None") -> dict[str, float | None]:
     """Return the quality columns of one patch; an index-only store has seen no pixels, so they are measured here."""
     known = [float(store.columns[name][row]) for name in QUALITY_COLUMNS]
-    if store.index_only:
+    if store.index_only and region is not None:
         known = list(astuple(measure_patch(region.rgb, store.ground)))
     return {name: None if math.isnan(value) else value for name, value in zip(QUALITY_COLUMNS, known, strict=True)}
 

@@ -77,10 +77,15 @@ def load(
         rule["nms"] = nms
     detector: Any = model
     detector.selection = detector.selection.model_copy(update=rule)
-    return TorchDetector(model, info, _device(device))
+    return TorchDetector(model, info, device_of(device))
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return a device by name; "auto" is a GPU where there is one.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -68,8 +68,28 @@ def shares(status: Status) -> list[Share]:
         Share("unreadable", "unreadable: the file cannot be decoded there", status.get("unreadable_fraction", 0.0)),
         Share("failed", "failed: the model gave no usable output", status.get("failed_fraction", 0.0)),
         Share("no-data", "without data: not scanned", status.get("no_data_fraction", 0.0)),
+        Share("gated", "not shown to the detector: no evidence above the gate", status.get("gated_fraction", 0.0)),
     ]
     return [part for part in parts if part.kind == "examined" or part.value > 0]
+
+
+def gate(status: Status) -> Banner | None:
+    """Return what a gate has left out and what its audit found; None without one."""
+    rule = status.get("gate")
+    if not rule:
+        return None
+    text = (
+        f"{rule['not_shown']} of {rule['patches']} patches, those without evidence above {rule['threshold']:g}, were "
+        "not shown to the detector. Cells there are not in the counts. "
+    )
+    audited, hits = rule["audited"], rule["audit"]["patches_with_abnormal"]
+    if audited:
+        text += (
+            f"Of {audited} more such patches, drawn at random and shown to it, {hits} hold an abnormal cell it finds."
+        )
+    else:
+        text += "How many it would find there was not tried."
+    return Banner("A gate was used", text, grave=True)
 
 
 def focus(status: Status) -> str | None:

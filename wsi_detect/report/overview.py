@@ -48,6 +48,7 @@ class Overview:
         downsample: slide px per px.
         bar: None where nobody knows the resolution.
         gaps: areas that were not examined, xywh in picture px.
+        gated: areas a gate kept from the detector, likewise.
         pins: numbers of the gallery's cells, where there is room for them.
     """
 
@@ -57,10 +58,17 @@ class Overview:
     downsample: float
     bar: ScaleBar | None
     gaps: list[tuple[float, float, float, float]]
+    gated: list[tuple[float, float, float, float]]
     pins: list[Pin]
 
 
-def draw_overview(slide: SlideReader, cells: CellMap, gaps: NDArray[np.float64], crops: Sequence[Crop]) -> Overview:
+def draw_overview(
+    slide: SlideReader,
+    cells: CellMap,
+    gaps: NDArray[np.float64],
+    crops: Sequence[Crop],
+    gated: NDArray[np.float64] | None = None,
+) -> Overview:
     """Draw a slide with its cells.
 
     Args:
@@ -68,14 +76,19 @@ def draw_overview(slide: SlideReader, cells: CellMap, gaps: NDArray[np.float64],
         cells: what to draw; the lower the score, the fainter.
         gaps: (N, 4) areas that were not examined, slide px.
         crops: of the gallery, whose numbers are put beside the cells.
+        gated: (M, 4) areas a gate kept from the detector, slide px.
     """
     rgb, downsample = thumbnail(slide, MAX_PX)
     height, width = rgb.shape[:2]
     drawn = _draw_cells(rgb, cells, downsample)
     bar = scale_bar(width, slide.info.mpp * downsample) if slide.info.mpp else None
-    areas = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (gaps / downsample).round(2).tolist()]
+    hidden = np.zeros((0, 4)) if gated is None else gated
+    areas, veiled = (
+        [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (boxes / downsample).round(2).tolist()]
+        for boxes in (gaps, hidden)
+    )
     pins = place_pins(crops, downsample, width, height)
-    return Overview(jpeg_uri(drawn, _QUALITY), width, height, downsample, bar, areas, pins)
+    return Overview(jpeg_uri(drawn, _QUALITY), width, height, downsample, bar, areas, veiled, pins)
 
 
 def place_pins(crops: Sequence[Crop], downsample: float, width: int, height: int) -> list[Pin]:
@@ -106,10 +119,18 @@ def unexamined(store: Path, patches: Sequence[dict[str, Any]]) -> NDArray[np.flo
         store: the slide's `patches.zarr`, which knows the grid.
         patches: rows of `schema.PATCHES`.
     """
-    missed = [row["patch_id"] for row in patches if row["status"] != "done"]
+    return _areas(store, [row["patch_id"] for row in patches if row["status"] not in ("done", "gated")])
+
+
+def gated(store: Path, patches: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """Return the areas owned by patches that a gate kept from the detector; arguments as for `unexamined`."""
+    return _areas(store, [row["patch_id"] for row in patches if row["status"] == "gated"])
+
+
+def _areas(store: Path, missed: Sequence[int]) -> NDArray[np.float64]:
     if not missed or not store.exists():
         return np.zeros((0, 4))
-    return TileGrid(**read_attributes(store)["grid"]).cores()[missed]
+    return TileGrid(**read_attributes(store)["grid"]).cores()[list(missed)]
 
 
 def _draw_cells(rgb: NDArray[np.uint8], cells: CellMap, downsample: float) -> NDArray[np.uint8]:

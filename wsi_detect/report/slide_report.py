@@ -10,12 +10,14 @@ import numpy as np
 from wsi_detect import artifact
 from wsi_detect.errors import StaleArtifactError
 from wsi_detect.report import facts
+from wsi_detect.report.evidence_overlay import EvidencePicture, draw_evidence, evidence_figures
 from wsi_detect.report.gallery import make_gallery
-from wsi_detect.report.overview import PIN_SIZE, Overview, draw_overview, unexamined
+from wsi_detect.report.overview import PIN_SIZE, Overview, draw_overview, gated, unexamined
 from wsi_detect.schema import PATCHES
 from wsi_detect.slides.reader import SlideReader
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.taxonomy import CLASSES, cell_class, colour_hex, gravest_first
+from wsi_detect.tiling.evidence_map import HEATMAP, EvidenceMap
 
 REPORT = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -30,7 +32,7 @@ def write_report(folder: Path, slide: SlideReader | None = None) -> Path:
 
     Args:
         folder: of the slide, with `status.json` and, unless nothing was examined, `cells.parquet` and
-            `patches.parquet`.
+            `patches.parquet`; a map of evidence, `heatmap.zarr`, is shown if it is there.
         slide: for the pictures; None writes a report without them, as for a slide that does not open.
 
     Returns:
@@ -49,7 +51,9 @@ def write_report(folder: Path, slide: SlideReader | None = None) -> Path:
     picture: Overview | None = None
     if slide is not None and cells is not None:
         crops = [crop for shelf in gallery for crop in shelf.crops]
-        picture = draw_overview(slide, cells, unexamined(folder / "patches.zarr", patches), crops)
+        store = folder / "patches.zarr"
+        picture = draw_overview(slide, cells, unexamined(store, patches), crops, gated(store, patches))
+    evidence = _evidence(folder, status, slide) if cells is not None else (None, None)
     page = environment().get_template("slide_report.html").render(
         status=status,
         meaning=facts.meaning(status),
@@ -59,6 +63,9 @@ def write_report(folder: Path, slide: SlideReader | None = None) -> Path:
         banners=facts.resolution_banners(status),
         counts=None if cells is None else _counts(cells, facts.visible(status)),
         overview=picture,
+        evidence=evidence[0],
+        evidence_picture=evidence[1],
+        gate=facts.gate(status),
         gallery=gallery,
         pin_size=PIN_SIZE,
         visible=facts.visible(status),
@@ -77,6 +84,18 @@ def _tables(folder: Path, status: facts.Status) -> tuple[CellMap | None, list[di
         return None, []
     cells = CellMap.read(folder / "cells.parquet")
     return cells, artifact.read_table(folder / "patches.parquet", PATCHES).to_pylist()
+
+
+def _evidence(
+    folder: Path, status: facts.Status, slide: SlideReader | None
+) -> tuple[dict[str, Any] | None, EvidencePicture | None]:
+    """Figures of the map of evidence and its picture; none for a run without."""
+    if not (folder / HEATMAP).exists():
+        return None, None
+    found = EvidenceMap.open(folder / HEATMAP)
+    given = status.get("config", {}).get("contours") or {}
+    level = found.threshold if given.get("threshold") is None else float(given["threshold"])
+    return evidence_figures(found, level), None if slide is None else draw_evidence(slide, found, level)
 
 
 def _check_same(cells: CellMap, slide: SlideReader) -> None:

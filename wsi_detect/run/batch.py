@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsi_detect import __version__, artifact
 from wsi_detect.errors import SlideError, StaleArtifactError
-from wsi_detect.inference import RUNTIMES, Runtime
+from wsi_detect.inference import EVIDENCE_RUNTIMES, RUNTIMES, EvidenceRuntime, Runtime
 from wsi_detect.run import stages
 from wsi_detect.run.config import RunConfig, RunOptions
 from wsi_detect.run.slide_list import SlideRow, part_of, write_slides
@@ -18,6 +18,7 @@ from wsi_detect.run.summary import exit_code_of, write_csv
 from wsi_detect.workers import Outcome, map_items
 
 if TYPE_CHECKING:
+    from wsi_detect.detectors.evidence_info import EvidenceMapper
     from wsi_detect.inference.detector import Detector
 
 RUN = "run.json"
@@ -28,6 +29,7 @@ _SHARES = (
     "unreadable_fraction",
     "no_data_fraction",
     "failed_fraction",
+    "gated_fraction",
     "out_of_focus_fraction",
 )
 
@@ -46,6 +48,8 @@ class Batch:
         device: for the detector.
         part: `i/n` takes a disjoint part of the slides, for schedulers; parts may run at once into one folder.
         runtime: how the bundle is loaded; None looks up `config.detection.runtime`.
+        evidence_bundle: the evidence model; None maps no evidence.
+        evidence_runtime: how that is loaded; None looks up the same.
     """
 
     out: Path
@@ -55,15 +59,20 @@ class Batch:
     device: str = "auto"
     part: str | None = None
     runtime: Runtime | None = None
+    evidence_bundle: Path | None = None
+    evidence_runtime: EvidenceRuntime | None = None
 
-    def __call__(self) -> "tuple[Batch, Detector]":
-        """Set up a worker: load the detector once."""
+    def __call__(self) -> "tuple[Batch, Detector, EvidenceMapper | None]":
+        """Set up a worker: load the models once."""
         rule = self.config.detection
         load = self.runtime or RUNTIMES[rule.runtime]
         detector = load(
             self.bundle, self.device, score_threshold=rule.score_threshold, nms=rule.nms, threads=rule.threads
         )
-        return self, detector
+        if self.evidence_bundle is None:
+            return self, detector, None
+        load_evidence = self.evidence_runtime or EVIDENCE_RUNTIMES[rule.runtime]
+        return self, detector, load_evidence(self.evidence_bundle, self.device, threads=self.config.evidence.threads)
 
     def file(self, name: str, suffix: str) -> Path:
         """Path of a file of the run; each part of a run has its own."""
@@ -94,19 +103,22 @@ def run_batch(
     Raises:
         OutputBusyError: another run holds the folder, or a slide in it.
         StaleArtifactError: results made under another configuration or model are there and `overwrite` is not set.
+        ConfigError: a gate without an evidence model.
         EnvironmentFaultError: the machine stands in the way.
     """
+    from wsi_detect.detectors.evidence_info import read_evidence_info
     from wsi_detect.detectors.info import read_info
 
     rows = sorted(rows, key=lambda row: row.slide_id)
     rows = rows if batch.part is None else part_of(rows, batch.part)
     info = read_info(batch.bundle)
+    evidence = None if batch.evidence_bundle is None else read_evidence_info(batch.evidence_bundle)
     with ExitStack() as held:
         held.enter_context(artifact.lock(batch.out if batch.part is None else batch.file("", "")))
         _sweep(batch)
-        _record_run(batch, info.model_id)
+        _record_run(batch, info.model_id, None if evidence is None else evidence.model_id)
         write_slides(batch.file("slides", ".parquet"), rows)
-        statuses = _finished(rows, batch, info)
+        statuses = _finished(rows, batch, (info, evidence))
         todo = [row for row in rows if row.slide_id not in statuses]
         if statuses:
             _log.info("resuming: %d of %d slides done", len(statuses), len(rows))
@@ -127,10 +139,10 @@ def exit_code(statuses: Sequence[Mapping[str, Any]]) -> int:
     return exit_code_of((status["status"] for status in statuses), good={SCREENED}, bad=NOT_SCREENED)
 
 
-def _screen(state: "tuple[Batch, Detector]", row: SlideRow) -> Status:
-    batch, detector = state
+def _screen(state: "tuple[Batch, Detector, EvidenceMapper | None]", row: SlideRow) -> Status:
+    batch, detector, mapper = state
     with artifact.lock(batch.out / row.slide_id):
-        return stages.run_slide(row, batch.out, detector, batch.config, batch.options)
+        return stages.run_slide(row, batch.out, detector, batch.config, batch.options, mapper)
 
 
 def _status_of(outcome: Outcome[SlideRow, Status], out: Path) -> Status:
@@ -152,10 +164,12 @@ def _tell(on_done: Callable[[Status], None] | None, status: Status) -> None:
         on_done(status)
 
 
-def _record_run(batch: Batch, model_id: str) -> None:
-    """Enter configuration and model; refuse to mix them with those of an earlier run."""
+def _record_run(batch: Batch, model_id: str, evidence_model_id: str | None) -> None:
+    """Enter configuration and models; refuse to mix them with those of an earlier run."""
     path = batch.out / RUN
     values = {"config": batch.config.model_dump(mode="json"), "model_id": model_id, "version": __version__}
+    if evidence_model_id is not None:
+        values["evidence_model_id"] = evidence_model_id
     if path.exists():
         known = artifact.read_json(path)
         changes = _differences("", {**known, "version": __version__}, values)
@@ -176,13 +190,13 @@ def _differences(where: str, old: Any, new: Any) -> list[str]:
     return [] if old == new else [f"{where.removeprefix('.').removeprefix('config.')} {old} → {new}"]
 
 
-def _finished(rows: Sequence[SlideRow], batch: Batch, info: Any) -> dict[str, Status]:
+def _finished(rows: Sequence[SlideRow], batch: Batch, infos: tuple[Any, Any]) -> dict[str, Status]:
     """Statuses of the slides that need nothing more; results of another plan are refused before anything starts."""
     done: dict[str, Status] = {}
     stale: list[str] = []
     for row in rows:
         try:
-            job = stages.plan(row, batch.out, info, batch.config, batch.options)
+            job = stages.plan(row, batch.out, infos[0], batch.config, batch.options, infos[1])
         except (SlideError, OSError) as error:
             # The worker meets it again and records it.
             _log.debug("%s cannot be planned: %s", row.slide_id, error)

@@ -11,8 +11,11 @@ from pydantic import Field, model_validator
 from wsi_detect.config import Config, parse, read_yaml, with_overrides
 from wsi_detect.errors import ConfigError, UnknownKeyError
 from wsi_detect.exports import EXPORTERS
+from wsi_detect.exports.evidence_contours import ContourConfig
 from wsi_detect.exports.exporter import ExportConfig
 from wsi_detect.inference.detect import DetectionConfig
+from wsi_detect.inference.evidence import EvidenceConfig
+from wsi_detect.inference.gate import GateConfig
 from wsi_detect.slides import MAX_PIXELS
 from wsi_detect.stitching.stitcher import StitchingConfig
 from wsi_detect.tiling.plan import TilingConfig
@@ -29,6 +32,9 @@ SECTIONS = (
     "dataset",
     "tiling",
     "training",
+    "evidence",
+    "contours",
+    "gate",
     "detection",
     "stitching",
     "limits",
@@ -39,6 +45,9 @@ SECTIONS = (
     "comparison",
     "cross_validation",
     "report",
+    "evidence_training",
+    "evidence",
+    "map_comparison",
     "lab",
 )
 #: Overlap of neighbouring patches, largest cells: every cell lies its own width inside some patch.
@@ -65,10 +74,14 @@ class RunConfig(Config):
     """Everything `run` needs to know, one section a stage.
 
     A run reads its patches from the slide (`tiling.codec: none`) unless asked to keep them; the model's patch size,
-    resolution and largest cell fill whatever the sections leave open.
+    resolution and largest cell fill whatever the sections leave open. `evidence`, `contours` and `gate` matter where an
+    evidence model is given as well.
     """
 
     tiling: TilingConfig = TilingConfig(codec="none")
+    evidence: EvidenceConfig = EvidenceConfig()
+    contours: ContourConfig = ContourConfig()
+    gate: GateConfig = GateConfig()
     detection: DetectionConfig = DetectionConfig()
     stitching: StitchingConfig = StitchingConfig()
     limits: LimitsConfig = LimitsConfig()

@@ -21,6 +21,7 @@ NOT_SCREENED = "NOT SCREENED"
 STATUS = "status.json"
 
 Status = dict[str, Any]
+_SHARES = ("unreadable_fraction", "no_data_fraction", "failed_fraction", "gated_fraction")
 
 
 def area_shares(patches: pa.Table) -> dict[str, float]:
@@ -32,18 +33,18 @@ def area_shares(patches: pa.Table) -> dict[str, float]:
         patches: rows of `schema.PATCHES`.
 
     Returns:
-        examined_fraction, unreadable_fraction, no_data_fraction and failed_fraction, which add up to 1. A slide without
-        cell area is examined: there was nothing to look at.
+        examined_fraction, unreadable_fraction, no_data_fraction, failed_fraction and gated_fraction (the detector was
+        not shown it), which add up to 1. A slide without cell area is examined: there was nothing to look at.
     """
     weight = patches["coverage"].to_numpy().astype(np.float64)
     if not weight.sum() > 0:
-        return {"examined_fraction": 1.0, "unreadable_fraction": 0.0, "no_data_fraction": 0.0, "failed_fraction": 0.0}
+        return {"examined_fraction": 1.0, **dict.fromkeys(_SHARES, 0.0)}
     state = np.asarray(patches["status"].to_pylist(), dtype=object)
     # A patch that was not shown to the detector is unexamined as a whole.
     unreadable = np.where(state == "unreadable", 1.0, patches["unreadable"].to_numpy().astype(np.float64))
     no_data = np.minimum(patches["no_data"].to_numpy().astype(np.float64), 1 - unreadable)
-    failed = np.where(state == "failed", 1 - unreadable - no_data, 0.0)
-    shares = {"unreadable_fraction": unreadable, "no_data_fraction": no_data, "failed_fraction": failed}
+    failed, gated = (np.where(state == name, 1 - unreadable - no_data, 0.0) for name in ("failed", "gated"))
+    shares = dict(zip(_SHARES, (unreadable, no_data, failed, gated), strict=True))
     result = {name: round(float((share * weight).sum() / weight.sum()), 6) for name, share in shares.items()}
     return {"examined_fraction": round(max(1 - sum(result.values()), 0.0), 6), **result}
 
@@ -66,7 +67,14 @@ def judge(shares: Mapping[str, float], patches: pa.Table, limits: LimitsConfig) 
         problems.append(f"{shares['unreadable_fraction']:.2%} of the cell area cannot be decoded")
     if failed:
         problems.append(f"the model gave no usable output on {failed} of {patches.num_rows} patches")
-    if shares["examined_fraction"] < limits.min_examined:
+    gated = sum(state == "gated" for state in patches["status"].to_pylist())
+    if gated:
+        problems.append(
+            f"{gated} of {patches.num_rows} patches ({shares['gated_fraction']:.1%} of the cell area) were not shown "
+            "to the detector: no evidence above the gate"
+        )
+    # What a gate leaves out on request was looked at, by the evidence model; it is no fault of the slide.
+    if shares["examined_fraction"] + shares["gated_fraction"] < limits.min_examined:
         problems.append(f"only {shares['examined_fraction']:.1%} of the cell area was examined")
         return NOT_SCREENED, "; ".join(problems)
     if lost > limits.max_unexamined:

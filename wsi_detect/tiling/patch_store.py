@@ -274,6 +274,11 @@ class PatchStore:
         return max(across, 1) * max(down, 1)
 
 
+def slide_of(store: PatchStore) -> SlideReader | None:
+    """Return the slide a store was opened with, None if it was opened alone."""
+    return store._reader
+
+
 def shard_path(store: Path, number: int) -> Path:
     """File of a shard, as zarr's default chunk keys name it."""
     return store / "images" / "c" / str(number) / "0" / "0" / "0"

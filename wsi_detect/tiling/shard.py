@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from wsi_detect import artifact
 from wsi_detect.errors import DamagedArtifactError, MissingArtifactError
-from wsi_detect.tiling.chunk import METADATA, PixelCodec, crc32c, with_checksum
+from wsi_detect.tiling.chunk import METADATA, ZSTD_LEVEL, PixelCodec, crc32c, with_checksum
 
 #: Offset and length of a chunk that is not there.
 ABSENT = (2**64 - 1, 2**64 - 1)
@@ -29,14 +29,16 @@ _CRC: dict[str, Any] = {"name": "crc32c"}
 _LITTLE: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
-def pack(chunks: Sequence[bytes], capacity: int) -> bytes:
-    """Join chunks to a shard with room for `capacity` of them; the rest of the index stays absent."""
+def pack(chunks: Sequence[bytes | None], capacity: int) -> bytes:
+    """Join chunks to a shard with room for `capacity` of them; None and the rest of the index stay absent."""
     index = np.full((capacity, 2), ABSENT[0], dtype="<u8")
-    lengths = np.array([len(chunk) for chunk in chunks], dtype="<u8")
-    index[: len(chunks), 0] = np.cumsum(lengths) - lengths
-    index[: len(chunks), 1] = lengths
+    there = [k for k, chunk in enumerate(chunks) if chunk is not None]
+    content = [chunk for chunk in chunks if chunk is not None]
+    lengths = np.array([len(chunk) for chunk in content], dtype="<u8")
+    index[there, 0] = np.cumsum(lengths) - lengths
+    index[there, 1] = lengths
     table = index.tobytes()
-    return b"".join([*chunks, with_checksum(table)])
+    return b"".join([*content, with_checksum(table)])
 
 
 class ShardFiles:
@@ -192,6 +194,21 @@ def images_metadata(patches: int, side: int, shard_patches: int, codec: PixelCod
         },
     }
     return _array((patches, side, side, 3), "uint8", (shard_patches, side, side, 3), FILL, [sharding])
+
+
+def plane_metadata(shape: tuple[int, int], side: int, chunk: int, fill: int) -> dict[str, Any]:
+    """Metadata of a plane (H, W) of uint16: chunks of `chunk` px squared, shards of `side` px squared, zstd."""
+    codecs = [_LITTLE, {"name": "zstd", "configuration": {"level": ZSTD_LEVEL, "checksum": False}}, _CRC]
+    sharding = {
+        "name": "sharding_indexed",
+        "configuration": {
+            "chunk_shape": [chunk, chunk],
+            "codecs": codecs,
+            "index_codecs": [_LITTLE, _CRC],
+            "index_location": "end",
+        },
+    }
+    return _array(shape, "uint16", (side, side), fill, [sharding])
 
 
 def group_metadata(attributes: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,10 @@ class LoaderConfig(Config):
     sampler_options: dict[str, Any] = Field(default_factory=dict)
     #: Share of draws that go to patches without any cell.
     background_share: float = Field(0.05, ge=0, lt=1)
+    #: Table of `wsi-detect hard-negatives`: patches of negative slides that look abnormal.
+    hard_negatives: str | None = None
+    #: Share of the background draws that go to them.
+    hard_share: float = Field(0.5, ge=0, le=1)
     augmentation: str = "cytology"
     crop_px: int | None = Field(None, ge=64)
     #: Probability that a crop is laid over a cell rather than anywhere.
@@ -48,18 +52,9 @@ class DescriptionConfig(Config):
     half: bool = False
 
 
-class TrainingConfig(Config):
-    """One training run."""
+class LoopConfig(Config):
+    """How a training loop runs, whatever it trains."""
 
-    #: What the detector is for; the licence on the data set's card must allow it. See `data/use.py`.
-    use: Use = "research"
-    detector: str = "fcos"
-    options: dict[str, Any] = Field(default_factory=dict)
-    optimiser: OptimiserConfig = OptimiserConfig()
-    loader: LoaderConfig = LoaderConfig()
-    description: DescriptionConfig = DescriptionConfig()
-    #: Bundle whose weights to begin with, of the same detector and classes; None begins with random ones.
-    start_from: str | None = None
     steps: int = Field(1000, ge=1)
     validate_every: int = Field(250, ge=1)
     checkpoint_minutes: float = Field(5.0, gt=0)
@@ -71,3 +66,17 @@ class TrainingConfig(Config):
     #: Threads of torch on a CPU; None leaves its own choice.
     threads: int | None = Field(None, ge=1)
     seed: int = 0
+
+
+class TrainingConfig(LoopConfig):
+    """One training run."""
+
+    #: What the detector is for; the licence on the data set's card must allow it. See `data/use.py`.
+    use: Use = "research"
+    detector: str = "fcos"
+    options: dict[str, Any] = Field(default_factory=dict)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    loader: LoaderConfig = LoaderConfig()
+    description: DescriptionConfig = DescriptionConfig()
+    #: Bundle whose weights to begin with, of the same detector and classes; None begins with random ones.
+    start_from: str | None = None

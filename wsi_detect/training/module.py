@@ -10,6 +10,7 @@ from wsi_detect.errors import NonFiniteError
 from wsi_detect.evaluation.average_precision import ap50
 from wsi_detect.evaluation.fields import FieldPrediction, FieldTruth
 from wsi_detect.training.config import OptimiserConfig
+from wsi_detect.training.loop import one_cycle
 
 Batch = tuple[list[Tensor], list[dict[str, Tensor]]]
 
@@ -72,20 +73,7 @@ class DetectionModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW (no decay on norms and biases) under a one-cycle schedule over all steps."""
-        matrices = [p for p in self.model.parameters() if p.requires_grad and p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.requires_grad and p.ndim <= 1]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ]
-        optimiser = torch.optim.AdamW(groups, lr=self.config.learning_rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser,
-            max_lr=self.config.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.config.warmup,
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return one_cycle(self.model, self.config, int(self.trainer.estimated_stepping_batches))
 
     def _names(self, labels: Tensor) -> list[str]:
         return [self.classes[k] for k in labels.tolist()]

@@ -1,28 +1,21 @@
 """The stage train: an index of patches in, a model bundle out. A stopped run goes on to the same weights."""
 
-import json
 import logging
 import math
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from wsi_detect import __version__, artifact
 from wsi_detect.config import digest
 from wsi_detect.data.augment import augmenter
 from wsi_detect.data.dataset import PatchDataset, make_loader
+from wsi_detect.data.hard_negatives import read_hard_rows, with_hard_negatives
 from wsi_detect.data.index import PatchIndex, read_index, read_labels
 from wsi_detect.data.rates import rates_table, realised_rates
 from wsi_detect.data.repeats import Counts, Weights
@@ -30,19 +23,15 @@ from wsi_detect.data.samplers import SAMPLERS, EpochSampler
 from wsi_detect.detectors import build_detector
 from wsi_detect.detectors.bundle import load_bundle, put_weights, save_bundle, trained_weights
 from wsi_detect.detectors.info import DetectorInfo
-from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
+from wsi_detect.errors import ConfigError, LabelError
 from wsi_detect.losses import ClassCounts, with_class_counts
 from wsi_detect.tiling.patch_store import PatchStore
-from wsi_detect.training.callbacks import ModelAverage, RandomState
 from wsi_detect.training.config import LoaderConfig, TrainingConfig
 from wsi_detect.training.licence import check_start, with_card
+from wsi_detect.training.loop import LAST, checkpoint, claim, make_trainer, without_lightnings_own_warnings
 from wsi_detect.training.module import DetectionModule
 
 BUNDLE = "bundle"
-CHECKPOINTS = "checkpoints"
-CONFIG = "config.json"
-LAST = "last.ckpt"
-LOG = "metrics.csv"
 
 _log = logging.getLogger(__name__)
 
@@ -70,19 +59,18 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
     config = config or TrainingConfig()
     content = read_index(index)
     config = with_card(config, content.annotations)
-    _claim(out, index, config)
+    claim(out, _made_from(index, config))
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
     model = _first_weights(content, config)
     module = DetectionModule(model, content.classes, config.optimiser)
     watched = "val" in content.splits
-    last = out / CHECKPOINTS / LAST
-    resume = str(last) if last.exists() else None
+    resume = checkpoint(out)
     if resume:
-        _log.info("train: going on from %s", last.name)
-    with _without_lightnings_own_warnings():
-        trainer = _trainer(out, config, watched)
+        _log.info("train: going on from %s", LAST)
+    with without_lightnings_own_warnings():
+        trainer = make_trainer(out, config, watched)
         train_loader = _train_loader(content, config, trainer)
         val_loader = _val_loader(content, config) if watched else None
         trainer.fit(module, train_loader, val_loader, ckpt_path=resume, weights_only=True)
@@ -163,71 +151,13 @@ def first_card(info: DetectorInfo) -> str:
     )
 
 
-@contextmanager
-def _without_lightnings_own_warnings() -> Iterator[None]:
-    """Keep from the user what only Lightning could mend, or what is meant to be so; nothing else is hidden."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in (
-            r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # its own call of torch
-            r"You defined a `validation_step` but have no `val_dataloader`",  # all fields may be trained on
-            r"The '\w+_dataloader' does not have many workers",  # the loader's processes are the user's to set
-            r"Checkpoint directory .* exists and is not empty",  # a resumed run's is
-            r"GPU available but not used",
-        ):
-            warnings.filterwarnings("ignore", message)
-        yield
-
-
-def _claim(out: Path, index: Path, config: TrainingConfig) -> None:
-    """Enter this run's configuration in its folder, or make sure that it is the one there."""
+def _made_from(index: Path, config: TrainingConfig) -> dict[str, Any]:
+    """Return what a run's folder is claimed for."""
     mine = {"config": config.model_dump(mode="json"), "index": artifact.fingerprint(index)}
-    path = out / CONFIG
-    if path.exists():
-        theirs = artifact.read_json(path)
-        if theirs != json.loads(json.dumps(mine)):
-            raise StaleArtifactError(f"{out} holds a run of another configuration or index; give another folder")
-        return
-    artifact.write_json(path, mine)
-
-
-def _trainer(out: Path, config: TrainingConfig, watched: bool) -> Trainer:
-    # One folder for each start: a logger given the folder of a stopped run empties it.
-    figures = CSVLogger(out, name="logs")
-    callbacks: list[Callback] = [
-        ModelAverage(config.ema_decay),
-        RandomState(),
-        LearningRateMonitor("step"),
-        ModelCheckpoint(
-            out / CHECKPOINTS,
-            filename="step{step:06d}",
-            auto_insert_metric_name=False,
-            train_time_interval=timedelta(minutes=config.checkpoint_minutes),
-            save_last=True,
-            enable_version_counter=False,
-        ),
-    ]
-    on_screen = sys.stderr.isatty()
-    if on_screen:
-        callbacks.append(TQDMProgressBar(refresh_rate=5))
-    return Trainer(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        precision=config.precision,
-        max_steps=config.steps,
-        # Steps decide, not epochs, so that the length of an epoch is nobody's concern.
-        val_check_interval=config.validate_every if watched else None,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        gradient_clip_val=config.clip_norm,
-        log_every_n_steps=1,
-        logger=[figures, TensorBoardLogger(out, name="logs", version=figures.version)],
-        callbacks=callbacks,
-        enable_progress_bar=on_screen,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=out,
-    )
+    if config.loader.hard_negatives is not None:
+        # Found anew, they would make another order of what is left of an epoch.
+        mine["hard_negatives"] = artifact.fingerprint(Path(config.loader.hard_negatives))
+    return mine
 
 
 def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -> Any:
@@ -235,6 +165,10 @@ def _train_loader(index: PatchIndex, config: TrainingConfig, trainer: Trainer) -
     augment = augmenter(rule.augmentation, rule.crop_px, aim=rule.aim)
     dataset = PatchDataset(index, "train", augment=augment, seed=config.seed)
     weights = _sampling_weights(dataset.counts, rule)
+    if rule.hard_negatives is not None:
+        hard = read_hard_rows(Path(rule.hard_negatives), index)
+        weights = with_hard_negatives(weights, dataset.counts, hard, rule.hard_share)
+        _log.info("train: %d hard negatives get %.1f %% of the background draws", len(hard), 100 * rule.hard_share)
     draws = max(len(dataset), rule.batch_size * trainer.world_size)
     sampler = EpochSampler(weights, draws, config.seed, rank=trainer.global_rank, world=trainer.world_size)
     drawn = np.bincount(sampler.order(0), minlength=len(dataset)).astype(np.float64)

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+
+from wsi_detect.evaluation.gate_cost import NOWHERE, GatedSlide, audit_findings, gate_table, owner_rows, share_interval
+from wsi_detect.tiling.grid import TileGrid
+
+#: Nine patches of 100 px, overlapping by 20: cores end at 90, 170 and 260.
+GRID = TileGrid(260, 260, 100, 20)
+IDS = np.array([0, 1, 2, 4, 5, 8])
+
+
+def at(*middles):
+    return np.array([[x - 5, y - 5, x + 5, y + 5] for x, y in middles], dtype=np.float64).reshape(-1, 4)
+
+
+@pytest.mark.parametrize(
+    ("middle", "row"),
+    [
+        ((0, 0), 0),
+        ((89.9, 10), 0),
+        ((90, 10), 1),
+        ((169, 89), 1),
+        ((170, 0), 2),
+        ((259.9, 89), 2),
+        ((120, 120), 3),
+        ((259, 259), 5),
+        ((300, 300), 5),
+        ((10, 120), NOWHERE),
+        ((10, 250), NOWHERE),
+    ],
+)
+def test_a_cell_belongs_to_the_patch_whose_core_has_its_middle(middle, row):
+    assert owner_rows(GRID, IDS, at(middle)).tolist() == [row]
+
+
+def test_owners_agree_with_the_cores():
+    rng = np.random.default_rng(0)
+    middles = rng.random((400, 2)) * 260
+    ids = np.arange(len(GRID))
+    cores = GRID.cores()
+    inside = (middles[:, None] >= cores[:, :2]) & (middles[:, None] < cores[:, 2:])
+    assert owner_rows(GRID, ids, at(*middles)).tolist() == inside.all(axis=2).argmax(axis=1).tolist()
+
+
+def slides():
+    peaks = np.array([0.05, 0.2, np.nan, 0.6, 0.3, 0.0], np.float32)
+    cells = at((10, 10), (100, 10), (200, 10), (120, 120), (10, 120), (250, 250))
+    labels = ["HSIL", "HSIL", "HSIL", "LSIL", "SCC", "NILM"]
+    empty = GatedSlide(GRID, IDS, np.full(6, 0.01, np.float32), at(), [])
+    return [GatedSlide(GRID, IDS, peaks, cells, labels), empty]
+
+
+def test_what_gates_cost_and_save():
+    """Patches of evidence 0.05, 0.2, none, 0.6, 0.3, 0 and six of 0.01; HSIL in the first three."""
+    rows = gate_table(slides(), [0.0, 0.1, 0.25, 0.9])
+    assert [(row["not_shown"], row["patches"]) for row in rows] == [(1, 12), (8, 12), (9, 12), (11, 12)]
+    assert [row["saved"] for row in rows] == pytest.approx([1 / 12, 8 / 12, 9 / 12, 11 / 12])
+    assert [row["cells"]["HSIL"] for row in rows] == [
+        {"cells": 3, "lost": 0},
+        {"cells": 3, "lost": 1},
+        {"cells": 3, "lost": 2},
+        # Where the model gave no answer the gate is open.
+        {"cells": 3, "lost": 2},
+    ]
+    assert [row["abnormal"]["lost"] for row in rows] == [0, 1, 2, 3]
+    assert [row["cells"]["NILM"]["lost"] for row in rows] == [1, 1, 1, 1]
+    # In no patch of the store: no gate had anything to do with it.
+    assert rows[0]["outside"] == 1
+    assert rows[0]["cells"]["SCC"] == {"cells": 0, "lost": 0}
+
+
+def test_nothing_to_measure_is_a_case():
+    (row,) = gate_table([], [0.5])
+    assert (row["patches"], row["saved"], row["cells"], row["abnormal"]) == (0, 0.0, {}, {"cells": 0, "lost": 0})
+
+
+def test_what_an_audit_finds():
+    cells = at((10, 10), (20, 20), (100, 10), (120, 120), (10, 120))
+    found = audit_findings(GRID, IDS, np.array([1, 1, 0, 0, 0, 1], bool), cells, ["HSIL", "NILM", "NILM", "SCC", "SCC"])
+    assert found == {"cells": {"HSIL": 1, "NILM": 2}, "patches_with_abnormal": 1}
+
+
+@pytest.mark.parametrize(
+    ("hits", "number", "interval"),
+    [
+        # Wilson's interval as published tables have it (Newcombe 1998, table I, method 3).
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+        (0, 0, (0.0, 1.0)),
+    ],
+)
+def test_interval_of_a_share(hits, number, interval):
+    assert share_interval(hits, number) == pytest.approx(interval, abs=5e-5)

@@ -1,0 +1,410 @@
+"""Maps of whole slides: against one pass over the whole picture, at seams, for any workers and batches, after kills."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from wsi_detect import artifact, schema
+from wsi_detect.detectors.evidence_info import EvidenceInfo
+from wsi_detect.errors import (
+    ConfigError,
+    DamagedArtifactError,
+    MissingArtifactError,
+    ModelError,
+    ResolutionMismatchError,
+    StaleArtifactError,
+)
+from wsi_detect.inference.evidence import PARTS, EvidenceConfig, finish, is_mapped, map_evidence, map_part
+from wsi_detect.inference.windows import Demand, look
+from wsi_detect.slides import open_slide
+from wsi_detect.slides.resample import RegionPixels
+from wsi_detect.testing.dark_evidence import load, write_bundle
+from wsi_detect.tiling.evidence_map import FULL, NOT_LOOKED, EvidenceMap, decode, encode
+from wsi_detect.tiling.patch_store import PatchStore
+from wsi_detect.tiling.plan import TilingConfig
+from wsi_detect.tiling.tiler import tile_slide
+
+INFO = EvidenceInfo(
+    model_id="tiny@1",
+    columns=("region",),
+    region=("HSIL",),
+    patch_px=64,
+    mpp=0.25,
+    mpp_assumed=False,
+    preparation="smear",
+    margin_px=15,
+    stride_px=4,
+    threshold=0.5,
+    model={},
+    data_card="none",
+)
+#: Odd sides, no multiple of anything.
+WIDTH, HEIGHT = 301, 203
+
+
+class TinyNet:
+    """A network of fixed weights that reduces its input fourfold and raises it again; a value sees at most 15 px."""
+
+    def __init__(self, info=INFO):
+        torch.manual_seed(3)
+        self.info = info
+        self.shown = []
+        layers = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1)]
+        self._net = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1)).eval()
+
+    @torch.inference_mode()
+    def __call__(self, patches):
+        self.shown.append(patches.shape)
+        x = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2).float() / 255
+        high, wide = (-(-side // 4) * 4 for side in x.shape[2:])
+        x = F.pad(x, (0, wide - x.shape[3], 0, high - x.shape[2]), mode="replicate")
+        maps = torch.sigmoid(40 * F.interpolate(self._net(x), scale_factor=4, mode="bilinear", align_corners=False))
+        return maps[:, 0, : patches.shape[1], : patches.shape[2]].numpy()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A picture of soft blobs, as a file."""
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 256, (HEIGHT // 7 + 2, WIDTH // 7 + 2, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("picture") / "slide.png"
+    Image.fromarray(noise).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stores(picture, tmp_path_factory):
+    """Stores of the picture, made when first asked for: codec, overlap → folder."""
+    made = {}
+
+    def get(codec="zstd", overlap=36, mpp=None, patch=64):
+        key = codec, overlap, mpp, patch
+        if key not in made:
+            out = tmp_path_factory.mktemp("store")
+            mask = {"preparation": "none"}
+            rule = {"patch_px": patch, "overlap_px": overlap, "codec": codec, "mask": mask, "shard_patches": 5}
+            with open_slide(picture, mpp=0.25) as slide:
+                tile_slide(slide, out, TilingConfig.model_validate({**rule, "mpp": mpp}))
+            made[key] = out / "patches.zarr"
+        return made[key]
+
+    return get
+
+
+@pytest.fixture
+def slide(picture):
+    with open_slide(picture, mpp=0.25) as opened:
+        yield opened
+
+
+def whole(picture, reduce):
+    """The network over the whole picture at once; means of squares, fewer px at the far edges."""
+    maps = TinyNet()(np.array(Image.open(picture))[None])[0].astype(np.float64)
+    rows = range(0, HEIGHT, reduce)
+    return np.array([[maps[y : y + reduce, x : x + reduce].mean() for x in range(0, WIDTH, reduce)] for y in rows])
+
+
+def mapped(store, out, model=None, **config):
+    path = map_evidence(store, model or TinyNet(), out, EvidenceConfig.model_validate(config))
+    found = EvidenceMap.open(path)
+    return found, found.evidence((0, found.shape[0]), (0, found.shape[1]))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("reduce", [1, 4, 5])
+@pytest.mark.parametrize(
+    ("codec", "overlap", "source"), [("zstd", 36, "patches"), ("zstd", 8, "slide"), ("none", 0, "slide")]
+)
+def test_the_map_of_patches_is_that_of_one_pass(stores, slide, picture, tmp_path, reduce, codec, overlap, source):
+    store = PatchStore.open(stores(codec, overlap), slide)
+    found, values = mapped(store, tmp_path, reduce=reduce)
+    assert found.attributes["source"] == source
+    expected = whole(picture, reduce)
+    assert values.shape == expected.shape == (-(-HEIGHT // reduce), -(-WIDTH // reduce))
+    assert np.ptp(expected) > 0.4
+    np.testing.assert_allclose(values, expected, atol=1e-4)
+
+
+def test_no_step_across_core_borders_is_larger_than_inside_them(stores, slide, tmp_path):
+    """Not even where no two patches have the same phase; a margin of nothing shows that the test would notice."""
+    store = PatchStore.open(stores("none", 8, 0.31), slide)
+    steps = {}
+    for margin in (None, 0):
+        model = TinyNet(replace(INFO, mpp=0.31))
+        _, values = mapped(store, tmp_path / str(margin), model, reduce=1, margin_px=margin)
+        sight = look(store, Demand(0.31, 0.02, INFO.margin_px, 4, 1))
+        seams = np.unique(sight.blocks[:, 0])[1:]
+        across = np.abs(np.diff(values, axis=1))
+        inside = np.delete(across, seams - 1, axis=1)
+        assert len(seams) > 3
+        steps[margin] = across[:, seams - 1].mean() / inside.mean()
+        assert (across[:, seams - 1].max() <= inside.max()) or margin == 0
+    # The network steps at multiples of 4 px; borders of cores lie there as often as anywhere.
+    assert steps[None] < 1.6 < steps[0]
+
+
+def test_stock_zarr_reads_the_same(stores, slide, tmp_path):
+    found, values = mapped(PatchStore.open(stores(), slide), tmp_path)
+    group = zarr.open_group(found.path, mode="r")
+    plane = group["evidence"]
+    codes = plane[:]
+    assert (plane.shape, codes.dtype, plane.fill_value) == (values.shape, np.uint16, NOT_LOOKED)
+    np.testing.assert_allclose(codes * plane.attrs["scale_factor"], values, atol=1e-6)
+    assert group["patch_id"][:].tolist() == list(range(len(group["state"][:])))
+    assert group.attrs["model_id"] == "tiny@1"
+    assert group.attrs["states"] == {"done": len(group["state"][:]), "unreadable": 0, "failed": 0}
+    assert (group.attrs["px"], group.attrs["mpp"], group.attrs["threshold"]) == (4.0, 1.0, 0.5)
+
+
+def test_parts_mapped_in_any_order_give_the_same_bytes(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    map_evidence(store, TinyNet(), tmp_path / "one")
+    out, model = tmp_path / "two", TinyNet()
+    assert not is_mapped(store, INFO, out, EvidenceConfig())
+    for number in reversed(range(len(store.shards))):
+        map_part(store, model, out, EvidenceConfig(), number)
+    finish(store, INFO, out, EvidenceConfig())
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_the_batch_size_does_not_matter(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    _, first = mapped(store, tmp_path / "1", batch_size=1)
+    for size in range(2, 8):
+        model = TinyNet()
+        _, values = mapped(store, tmp_path / str(size), model, batch_size=size)
+        assert max(shape[0] for shape in model.shown) == min(size, 5)
+        np.testing.assert_allclose(values, first, atol=1e-4)
+
+
+def test_what_is_finished_is_kept(stores, slide, tmp_path):
+    store, config = PatchStore.open(stores(), slide), EvidenceConfig()
+    map_evidence(store, TinyNet(), tmp_path / "golden")
+    model = TinyNet()
+    is_mapped(store, INFO, tmp_path / "out", config)
+    part = map_part(store, model, tmp_path / "out", config, 1)
+    before = part.stat().st_mtime_ns
+    map_part(store, model, tmp_path / "out", config, 1)
+    assert part.stat().st_mtime_ns == before
+    with pytest.raises(MissingArtifactError, match="part-00000"):
+        finish(store, INFO, tmp_path / "out", config)
+    again = TinyNet()
+    map_evidence(store, again, tmp_path / "out", config)
+    assert sum(shape[0] for shape in again.shown) == len(store) - len(store.shards[1])
+    assert files(tmp_path / "out") == files(tmp_path / "golden")
+    silent = TinyNet()
+    map_evidence(store, silent, tmp_path / "out", config)
+    assert silent.shown == []
+    assert not (tmp_path / "out" / PARTS).exists()
+
+
+PROGRAM = """
+import itertools, sys
+from pathlib import Path
+from wsi_detect import artifact
+from wsi_detect.inference.evidence import EvidenceConfig, map_evidence
+from wsi_detect.testing.dark_evidence import load
+from wsi_detect.tiling.patch_store import PatchStore
+store = PatchStore.open(Path(sys.argv[1]))
+map_evidence(store, load(Path(sys.argv[2])), Path(sys.argv[3]), EvidenceConfig(reduce=3))
+print(next(artifact._steps) - 1)
+"""
+
+
+def test_a_killed_run_is_finished_by_the_same_command(stores, tmp_path):
+    """`kill -9` at a write or a rename, at places all over the run: equal bytes, at most one part made twice."""
+    bundle = write_bundle(tmp_path / "bundle")
+
+    def run(out, fault="kill:1000000"):
+        command = [sys.executable, "-c", PROGRAM, str(stores()), str(bundle), str(out)]
+        environment = {**os.environ, "WSI_DETECT_FAULT": fault}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, start_new_session=True)
+
+    whole_run = run(tmp_path / "golden")
+    assert whole_run.returncode == 0, whole_run.stderr
+    steps = int(whole_run.stdout)
+    assert steps > 20
+    for share in (0.4, 0.95):
+        out = tmp_path / f"killed{share}"
+        assert run(out, f"kill:{round(share * steps)}").returncode == -signal.SIGKILL
+        kept = {path: path.stat().st_ino for path in (out / PARTS).glob("part-*.parquet")}
+        assert kept
+        with pytest.raises(MissingArtifactError, match=r"unfinished|missing"):
+            EvidenceMap.open(out / "heatmap.zarr")
+        second = run(out)
+        assert second.returncode == 0, second.stderr
+        # Each part is a write and a rename; what was there is not made again.
+        assert int(second.stdout) <= steps - 2 * len(kept)
+        assert files(out) == files(tmp_path / "golden")
+
+
+def test_background_outside_the_mask_is_not_looked_at(small_painted, tmp_path):
+    """And says so; where a patch is, every px of its core has a value."""
+    rule = {"patch_px": 64, "overlap_px": 16, "codec": "none", "mask": {"margin_um": 2}}
+    with open_slide(small_painted.path) as slide:
+        tile_slide(slide, tmp_path, TilingConfig.model_validate(rule))
+        store = PatchStore.open(tmp_path / "patches.zarr", slide)
+        model = load(write_bundle(tmp_path / "bundle"))
+        found, values = mapped(store, tmp_path, model, reduce=2)
+        sight = look(store, Demand(0.25, 0.02, model.info.margin_px, 1, 2))
+    assert 0 < len(store) < len(store.grid)
+    expected = np.zeros(values.shape, bool)
+    for x0, y0, x1, y1 in sight.blocks:
+        assert not expected[y0:y1, x0:x1].any()
+        expected[y0:y1, x0:x1] = True
+    assert (np.isnan(values) == ~expected).all()
+    boxes = small_painted.boxes()
+    dark = [k for k, cell in enumerate(small_painted.cells) if cell.label in ("HSIL", "SCC")]
+    assert (found.peaks(boxes[dark]) > 0.5).all()
+    assert np.isnan(found.peaks(np.array([[-20.0, -20, -10, -10]]))).all()
+
+
+class Spoilt(TinyNet):
+    """Says nothing usable about every window whose first px is as given."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values = values
+
+    def __call__(self, patches):
+        maps = super().__call__(patches)
+        maps[0, 20, 20] = self.values
+        return maps
+
+
+def test_a_patch_without_usable_answer_is_no_evidence_of_nothing(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    found, values = mapped(store, tmp_path, Spoilt(np.nan), batch_size=1)
+    states = found.columns["state"]
+    assert found.attributes["states"]["failed"] == (states == 3).sum() > 0
+    assert np.isnan(found.columns["core_max"][states == 3]).all()
+    sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
+    for (x0, y0, x1, y1), state in zip(sight.blocks, states, strict=True):
+        block = values[y0:y1, x0:x1]
+        assert np.isnan(block).all() if state == 3 else np.isfinite(block).all()
+
+
+def test_values_beyond_0_and_1_are_refused(stores, slide, tmp_path):
+    with pytest.raises(ModelError, match=r"tiny@1 gives values from .* to 2; evidence lies in"):
+        map_evidence(PatchStore.open(stores(), slide), Spoilt(2.0), tmp_path)
+
+
+def test_what_cannot_be_read_is_not_shown(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    plain = PatchStore.read
+
+    class Torn(PatchStore):
+        def read(self, row, window=None, out=None):
+            region = plain(self, row, window, out)
+            return RegionPixels(region.rgb, 0.0, 0.8) if row == 7 else region
+
+    torn = Torn(**{name: getattr(store, name) for name in store.__dataclass_fields__})
+    model = TinyNet()
+    found, values = mapped(torn, tmp_path, model)
+    assert [int(row) for row in np.flatnonzero(found.columns["state"] == 2)] == [7]
+    assert found.columns["unreadable"][7] == np.float32(0.8)
+    assert sum(shape[0] for shape in model.shown) == len(store) - 1
+    sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
+    x0, y0, x1, y1 = sight.blocks[7]
+    assert np.isnan(values[y0:y1, x0:x1]).all()
+    assert np.isnan(values).sum() == (y1 - y0) * (x1 - x0)
+    again, _ = mapped(torn, tmp_path / "b", max_unreadable=0.9)
+    assert again.attributes["states"]["unreadable"] == 0
+
+
+def test_patches_that_overlap_too_little_are_refused_without_the_slide(stores, tmp_path):
+    with pytest.raises(ConfigError, match=r"overlap by 8 px at 0.25 µm/px.* needs 34 px.*overlap_um=8"):
+        map_evidence(PatchStore.open(stores("zstd", 8)), TinyNet(), tmp_path)
+
+
+def test_finer_patches_are_reduced_by_area(stores, picture, tmp_path):
+    """Patches of 0.25 µm and a model of 0.5: as if the picture had been halved."""
+    store = PatchStore.open(stores("zstd", 80, None, 128))
+    model = TinyNet(replace(INFO, mpp=0.5))
+    found, values = mapped(store, tmp_path, model, reduce=1)
+    rgb = np.array(Image.open(picture))[: HEIGHT // 2 * 2, : WIDTH // 2 * 2].astype(np.float64)
+    half = np.rint(rgb.reshape(HEIGHT // 2, 2, WIDTH // 2, 2, 3).mean(axis=(1, 3))).astype(np.uint8)
+    expected = TinyNet()(half[None])[0]
+    inner = slice(0, HEIGHT // 2 - 20), slice(0, WIDTH // 2 - 20)
+    assert (found.px, found.mpp) == (2.0, 0.5)
+    # Patches that begin at an odd px of the slide have a phase of their own, half a px of the model off.
+    differences = np.abs(values[inner] - expected[inner])
+    assert np.median(differences) < 1e-4
+    assert differences.max() < 0.25
+
+
+def test_a_slide_finer_than_its_patches_serves_a_finer_model(stores, slide, picture, tmp_path):
+    store = PatchStore.open(stores("zstd", 36, 0.5), slide)
+    found, values = mapped(store, tmp_path, TinyNet(), reduce=1)
+    assert (found.attributes["source"], found.px) == ("slide", 1.0)
+    np.testing.assert_allclose(values, whole(picture, 1), atol=1e-4)
+    with pytest.raises(ResolutionMismatchError, match=r"at 0\.5 µm/px, the evidence model was trained at 0\.25"):
+        map_evidence(PatchStore.open(stores("zstd", 36, 0.5)), TinyNet(), tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "named"),
+    [
+        (TinyNet(replace(INFO, model_id="other")), EvidenceConfig(), "model"),
+        (TinyNet(), EvidenceConfig(reduce=2), "config"),
+    ],
+)
+def test_maps_of_another_making_are_refused(stores, slide, tmp_path, model, config, named):
+    store = PatchStore.open(stores(), slide)
+    is_mapped(store, INFO, tmp_path / "begun", EvidenceConfig())
+    map_evidence(store, TinyNet(), tmp_path / "whole")
+    for folder in ("begun", "whole"):
+        with pytest.raises(StaleArtifactError, match=f"another {named}.*--overwrite"):
+            map_evidence(store, model, tmp_path / folder, config)
+
+
+def test_a_map_that_lost_something_is_refused(stores, slide, tmp_path):
+    found, _ = mapped(PatchStore.open(stores(), slide), tmp_path)
+    path = found.path / "evidence" / "c" / "0" / "0"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    with pytest.raises(DamagedArtifactError, match="bytes"):
+        EvidenceMap.open(found.path)
+    path.write_bytes(content[:40] + bytes([content[40] ^ 1]) + content[41:])
+    with pytest.raises(DamagedArtifactError, match="checksum"):
+        EvidenceMap.open(found.path).codes((0, 8), (0, 8))
+    path.unlink()
+    with pytest.raises(MissingArtifactError, match="missing"):
+        EvidenceMap.open(found.path)
+
+
+def test_a_store_without_patches_gives_a_map_of_nothing(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    empty = replace(store, shards=[], patch_ids=np.zeros(0, np.int64), _origins=np.zeros((0, 2), np.int64))
+    found, values = mapped(empty, tmp_path)
+    assert np.isnan(values).all()
+    assert found.attributes["states"] == {"done": 0, "unreadable": 0, "failed": 0}
+
+
+def test_codes_keep_what_a_network_can_tell():
+    values = np.array([0.0, 1e-5, 0.3, 1.0, 1.0004, np.nan])
+    codes = encode(values)
+    assert codes.tolist() == [0, 1, 19660, FULL, FULL, NOT_LOOKED]
+    np.testing.assert_allclose(decode(codes), [0, 1 / FULL, 0.3, 1, 1, np.nan], atol=8e-6)
+
+
+def test_the_parts_have_their_schema(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    is_mapped(store, INFO, tmp_path, EvidenceConfig())
+    table = artifact.read_table(map_part(store, TinyNet(), tmp_path, EvidenceConfig(), 0), schema.EVIDENCE_PARTS)
+    assert table["patch_id"].to_pylist() == [0, 1, 2, 3, 4]
+    assert set(table["status"].to_pylist()) == {"done"}

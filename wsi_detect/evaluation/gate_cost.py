@@ -1,0 +1,146 @@
+"""What a gate before a detector costs and saves: cells in patches that are not shown, by class.
+
+A cell belongs to the patch in whose core its middle lies, as in stitching; it is lost if that patch is not shown. With
+labels, or with the cells of a run without a gate, the cost is counted. In a run with one it is estimated, from patches
+below the gate that were shown all the same.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wsi_detect.geometry import Boxes
+from wsi_detect.taxonomy import gravest_first, is_abnormal
+from wsi_detect.tiling.grid import TileGrid
+
+#: Row of a cell in no patch of the store.
+NOWHERE = -1
+_Z = {0.9: 1.6448536269514722, 0.95: 1.959963984540054, 0.99: 2.5758293035489004}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GatedSlide:
+    """A slide with known cells, and how much evidence each of its patches has.
+
+    Attributes:
+        grid: of the patches.
+        patch_ids: (N,) patches of the store.
+        peaks: (N,) highest evidence of each; NaN where there is none, and the gate is open.
+        boxes: (C, 4) cells, slide px.
+        labels: C taxonomy names.
+    """
+
+    grid: TileGrid
+    patch_ids: NDArray[np.int64]
+    peaks: NDArray[np.float32]
+    boxes: Boxes
+    labels: Sequence[str]
+
+
+def owner_rows(grid: TileGrid, patch_ids: NDArray[np.int64], boxes: Boxes) -> NDArray[np.int64]:
+    """Row of the patch whose core has the middle of each box, (C,); `NOWHERE` if it is not in the store.
+
+    Args:
+        grid: of the slide.
+        patch_ids: (N,) patches of the store, ascending.
+        boxes: (C, 4) xyxy, slide px.
+    """
+    middles = (boxes[:, :2] + boxes[:, 2:]) / 2
+    rows, columns = grid.shape
+    cores = grid.cores().reshape(rows, columns, 4)
+    down = np.searchsorted(cores[:, 0, 3], middles[:, 1], side="right")
+    across = np.searchsorted(cores[0, :, 2], middles[:, 0], side="right")
+    patch = np.minimum(down, rows - 1) * columns + np.minimum(across, columns - 1)
+    place = np.searchsorted(patch_ids, patch)
+    known = place < len(patch_ids)
+    known[known] = patch_ids[place[known]] == patch[known]
+    return np.where(known, place, NOWHERE)
+
+
+def gate_table(slides: Sequence[GatedSlide], thresholds: Sequence[float]) -> list[dict[str, Any]]:
+    """Count what gates of several thresholds cost and save, over all slides together.
+
+    Args:
+        slides: with their cells.
+        thresholds: of the gates.
+
+    Returns:
+        One row a threshold: `threshold`, `patches`, `not_shown`, `saved` (share of the patches), `cells` (class →
+        `cells` and `lost`), `abnormal` likewise, and `outside`: cells in no patch, which no gate has anything to do
+        with.
+    """
+    owners = [owner_rows(slide.grid, slide.patch_ids, slide.boxes) for slide in slides]
+    names = gravest_first({name for slide in slides for name in slide.labels})
+    patches = sum(len(slide.patch_ids) for slide in slides)
+    rows = []
+    for threshold in thresholds:
+        cells = {name: {"cells": 0, "lost": 0} for name in names}
+        hidden = 0
+        for slide, owner in zip(slides, owners, strict=True):
+            # NaN is not below anything.
+            shut = slide.peaks <= threshold
+            hidden += int(shut.sum())
+            inside = owner != NOWHERE
+            for name, row in zip(np.asarray(slide.labels, dtype=object)[inside], owner[inside], strict=True):
+                cells[name]["cells"] += 1
+                cells[name]["lost"] += int(shut[row])
+        rows.append(
+            {
+                "threshold": float(threshold),
+                "patches": patches,
+                "not_shown": hidden,
+                "saved": hidden / patches if patches else 0.0,
+                "cells": cells,
+                "abnormal": _abnormal(cells),
+                "outside": int(sum((owner == NOWHERE).sum() for owner in owners)),
+            }
+        )
+    return rows
+
+
+def audit_findings(
+    grid: TileGrid, patch_ids: NDArray[np.int64], audited: NDArray[np.bool_], boxes: Boxes, labels: Sequence[str]
+) -> dict[str, Any]:
+    """Count what was found in the patches below the gate that were shown all the same.
+
+    Args:
+        grid: of the slide.
+        patch_ids: (N,) patches of the store.
+        audited: (N,) bool.
+        boxes: (C, 4) cells found on the slide, slide px.
+        labels: C taxonomy names.
+
+    Returns:
+        `cells` (class → number, of cells owned by audited patches) and `patches_with_abnormal`.
+    """
+    owner = owner_rows(grid, patch_ids, boxes)
+    found = [k for k, row in enumerate(owner.tolist()) if row != NOWHERE and audited[row]]
+    names = [labels[k] for k in found]
+    hit = {int(owner[k]) for k in found if is_abnormal(labels[k])}
+    return {"cells": {name: names.count(name) for name in gravest_first(set(names))}, "patches_with_abnormal": len(hit)}
+
+
+def share_interval(hits: int, number: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a share seen as `hits` of `number` (Wilson 1927); (0, 1) where nothing was seen.
+
+    Args:
+        hits: how many were.
+        number: of how many.
+        confidence: 0.9, 0.95 or 0.99.
+    """
+    if not number:
+        return 0.0, 1.0
+    z = _Z[confidence]
+    share, weight = hits / number, 1 + z * z / number
+    middle = (share + z * z / (2 * number)) / weight
+    half = z / weight * math.sqrt(share * (1 - share) / number + z * z / (4 * number * number))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def _abnormal(cells: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    wanted = [counts for name, counts in cells.items() if is_abnormal(name)]
+    return {key: sum(counts[key] for counts in wanted) for key in ("cells", "lost")}

@@ -1,0 +1,76 @@
+"""What the training of an evidence model may vary."""
+
+from typing import Any
+
+from pydantic import Field
+
+from wsi_detect.config import Config
+from wsi_detect.training.config import LoopConfig, OptimiserConfig
+
+
+class BagConfig(Config):
+    """What a step is made of."""
+
+    #: Slides (or fields) a step.
+    bags: int = Field(4, ge=1)
+    #: Patches drawn of each; 1 where the label is that of the patch or field itself.
+    patches: int = Field(4, ge=1)
+    #: The logit of a bag is the mean of its highest patches, this many; the decoder takes seeds from these alone.
+    top: int = Field(2, ge=1)
+    #: Of the bags, from slides with a region.
+    positive_share: float = Field(0.5, gt=0, lt=1)
+    #: Side of the picture cut from each patch; None takes whole patches.
+    crop_px: int | None = Field(None, ge=16)
+    augmentation: str = "cytology"
+    workers: int = Field(0, ge=0)
+
+
+class PhaseConfig(Config):
+    """One of the two phases."""
+
+    steps: int = Field(500, ge=1)
+    optimiser: OptimiserConfig = OptimiserConfig()
+
+
+class SeedConfig(Config):
+    """How pixels are drawn as evidence: `losses.negative_evidence.SeedRule`."""
+
+    seeder: str = "probability"
+    region: int = Field(1, ge=0)
+    background: int = Field(1, ge=0)
+    dilation_px: int = Field(3, ge=1)
+    low_share: float = Field(0.2, gt=0, le=1)
+    erosion_px: int = Field(11, ge=1)
+
+
+class EvidenceFacts(Config):
+    """Facts about the model that its data decide; they go into the bundle and its card."""
+
+    name: str = "evidence"
+    preparation: str = "unknown"
+    data_card: str = "unknown"
+    mpp_assumed: bool = False
+    threshold: float = Field(0.5, gt=0, lt=1)
+    #: Keep the bundle's weights in half precision.
+    half: bool = False
+
+
+class EvidenceTrainingConfig(LoopConfig):
+    """One training run of two phases; `steps` are the phases' own."""
+
+    #: Labels of slides that count as region.
+    region: tuple[str, ...] = ("1",)
+    #: A logit for each of them instead of one for all.
+    per_class: bool = False
+    #: Options of `detectors.heatmap.EvidenceConfig`.
+    model: dict[str, Any] = Field(default_factory=dict)
+    bag: BagConfig = BagConfig()
+    #: Of the places of an activation map, the highest whose mean is the logit of a patch. 1: weighted global average
+    #: pooling, the paper's. Less: multiple-instance learning, one patch a bag of places.
+    top_share: float = Field(1.0, gt=0, le=1)
+    classifier: PhaseConfig = PhaseConfig()
+    decoder: PhaseConfig = PhaseConfig()
+    #: Options of `losses.negative_evidence.NegativeEvidenceLoss`.
+    loss: dict[str, Any] = Field(default_factory=dict)
+    seeds: SeedConfig = SeedConfig()
+    description: EvidenceFacts = EvidenceFacts()
