@@ -53,7 +53,8 @@ def main(options: argparse.Namespace) -> None:
     if options.input_scale != 1:
         # Same weights: what the tiler did to the patches in training, the network does to its input.
         scaled = build_detector(detector["name"], len(info.classes), detector["options"])
-        put_weights(scaled, trained_weights(model))
+        if lost := put_weights(scaled, trained_weights(model)):
+            raise SystemExit(f"{options.bundle}: {lost[0]} does not fit a network that shrinks its input")
         model, info = scaled, replace(info, mpp=info.mpp * options.input_scale)
     info = save_bundle(
         options.out,
