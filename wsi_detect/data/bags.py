@@ -149,13 +149,18 @@ def read_slide_labels(path: Path, region: Sequence[str], per_class: bool = False
     return found
 
 
+def label_targets(label: str, region: Sequence[str], per_class: bool = False) -> NDArray[np.bool_]:
+    """Which kinds of region (K,) bool a label names, names separated by `;`; arguments as in `read_slide_labels`."""
+    names = {part.strip() for part in label.split(";")}
+    each = [name in names for name in region]
+    return np.array(each if per_class else [any(each)])
+
+
 def _targets(row: Mapping[str, str | None], region: Sequence[str], per_class: bool, where: str) -> NDArray[np.bool_]:
     if "label" in row:
-        names = {part.strip() for part in (row["label"] or "").split(";")} - {""}
-        if not names:
+        if not (row["label"] or "").replace(";", "").strip():
             raise LabelError(f"{where}: no label; leave out slides of which nothing is known")
-        each = [name in names for name in region]
-        return np.array(each if per_class else [any(each)])
+        return label_targets(row["label"] or "", region, per_class)
     said = (row["positive"] or "").strip()
     if said not in ("0", "1"):
         raise LabelError(f"{where}: positive is 0 or 1, not {said!r}")

@@ -45,7 +45,6 @@ SECTIONS = (
     "comparison",
     "cross_validation",
     "evidence_training",
-    "evidence",
     "map_comparison",
     "lab",
 )
