@@ -13,7 +13,6 @@ from wsi_detect.geometry import PatchFrame
 from wsi_detect.testing.lesions import paint_lesions
 from wsi_detect.training import heatmap_trainer as stage
 from wsi_detect.training.heatmap_config import EvidenceTrainingConfig
-from wsi_detect.training.heatmap_module import bag_logits, chosen_patches, patch_logits, true_cam
 
 SIDE = 112
 SETTINGS = {
