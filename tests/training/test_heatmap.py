@@ -22,7 +22,7 @@ SETTINGS = {
     "classifier": {"steps": 80, "optimiser": {"learning_rate": 0.003}},
     "decoder": {"steps": 80, "optimiser": {"learning_rate": 0.003}},
     "seeds": {"seeder": "otsu", "erosion_px": 5, "region": 2, "background": 4},
-    "loss": {"negative_weight": 2.0},
+    "loss": {"negative_weight": 4.0},
     "precision": "32-true",
     "ema_decay": 0.95,
     "accelerator": "cpu",
