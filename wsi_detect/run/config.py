@@ -44,6 +44,8 @@ SECTIONS = (
     "evaluation",
     "comparison",
     "cross_validation",
+    "evidence_training",
+    "map_comparison",
     "lab",
 )
 #: Overlap of neighbouring patches, largest cells: every cell lies its own width inside some patch.

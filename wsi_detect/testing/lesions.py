@@ -1,6 +1,6 @@
 """Paints sheets of nuclei whose lesions have the colours of the rest and differ in structure alone.
 
-Every picture holds sheets of normal nuclei; one with a lesion holds sheets of changed ones too. Of `size`, a changed
+A picture is one sheet of normal nuclei; a lesion is a part of it where they are changed. Of `size`, a changed
 nucleus has twice the diameter of a normal one and there are a quarter as many, so that the share of dark px is the
 same. Of `texture`, nuclei are equal, and a changed one has its dark and pale chromatin in clumps instead of grains,
 half and half in both. No px value tells them apart; a classifier of colours must fail.
@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 Kind = Literal["size", "texture"]
 
-_GROUND = (236.0, 234.0, 238.0)
 _SHEET = (198.0, 186.0, 206.0)
 _DARK, _PALE = (92.0, 70.0, 128.0), (136.0, 112.0, 164.0)
 #: Distance of normal nuclei and their radius, px; of changed ones by `size` twice of both.
@@ -28,46 +27,38 @@ class LesionPicture:
 
     Attributes:
         rgb: (H, W, 3) uint8.
-        lesion: (H, W) bool, sheets of changed nuclei.
-        normal: (H, W) bool, the other sheets.
+        lesion: (H, W) bool, where nuclei are changed.
     """
 
     rgb: NDArray[np.uint8]
     lesion: NDArray[np.bool_]
-    normal: NDArray[np.bool_]
 
 
-def paint_lesions(side: int, *, lesions: int, sheets: int, kind: Kind, seed: int, radius: float = 28) -> LesionPicture:
+def paint_lesions(side: int, *, lesions: int, kind: Kind, seed: int, radius: float = 28) -> LesionPicture:
     """Paint one picture.
 
     Args:
         side: of the picture, px.
-        lesions: sheets of changed nuclei; 0 for a negative picture.
-        sheets: sheets of normal nuclei.
+        lesions: how many; 0 for a negative picture.
         kind: what is changed.
         seed: same seed, same picture.
-        radius: of a sheet, px, within a quarter.
+        radius: of a lesion, px, within a quarter.
 
     Raises:
-        ValueError: there is no room for the sheets.
+        ValueError: there is no room for the lesions.
     """
     rng = np.random.default_rng(seed)
-    centres = _centres(rng, side, lesions + sheets, radius)
-    masks = [_sheet(rng, side, centre, radius) for centre in centres]
-    none = np.zeros((side, side), bool)
-    lesion = np.logical_or.reduce([none, *masks[:lesions]])
-    normal = np.logical_or.reduce([none, *masks[lesions:]]) & ~lesion
-    rgb = np.full((side, side, 3), _GROUND, np.float32)
-    rgb[lesion | normal] = _SHEET
-    for mask, changed in ((normal, False), (lesion, True)):
-        if mask.any():
-            _fill(rgb, mask, rng, kind, changed)
+    masks = [_disc(rng, side, centre, radius) for centre in _centres(rng, side, lesions, radius)]
+    lesion = np.logical_or.reduce([np.zeros((side, side), bool), *masks])
+    rgb = np.full((side, side, 3), _SHEET, np.float32)
+    _fill(rgb, ~lesion, rng, kind, False)
+    _fill(rgb, lesion, rng, kind, True)
     rgb += rng.normal(0, _GRAIN, (side, side, 1)).astype(np.float32)
-    return LesionPicture(np.clip(np.rint(rgb), 0, 255).astype(np.uint8), lesion, normal)
+    return LesionPicture(np.clip(np.rint(rgb), 0, 255).astype(np.uint8), lesion)
 
 
 def _centres(rng: np.random.Generator, side: int, count: int, radius: float) -> list[NDArray[np.float64]]:
-    """Places far enough apart that no two sheets touch."""
+    """Places far enough apart that no two lesions touch."""
     found: list[NDArray[np.float64]] = []
     for _ in range(500):
         if len(found) == count:
@@ -75,10 +66,10 @@ def _centres(rng: np.random.Generator, side: int, count: int, radius: float) -> 
         place = rng.uniform(radius * 0.8, side - radius * 0.8, 2)
         if all(np.hypot(*(place - other)) > 2.6 * radius for other in found):
             found.append(place)
-    raise ValueError(f"no room for {count} sheets of radius {radius} px on {side} px")
+    raise ValueError(f"no room for {count} lesions of radius {radius} px on {side} px")
 
 
-def _sheet(rng: np.random.Generator, side: int, centre: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
+def _disc(rng: np.random.Generator, side: int, centre: NDArray[np.float64], radius: float) -> NDArray[np.bool_]:
     """A disc with a wavy edge."""
     y, x = np.mgrid[:side, :side] - centre[:, None, None]
     angle = np.arctan2(y, x)

@@ -23,7 +23,7 @@ from wsi_detect.evaluation.average_precision import ap50
 from wsi_detect.evaluation.bootstrap import group_numbers
 from wsi_detect.evaluation.evaluate import predict_fields
 from wsi_detect.evaluation.fields import FieldDetector, FieldTruth, read_fields
-from wsi_detect.evaluation.groups import groups_of
+from wsi_detect.evaluation.groups import Unit, groups_of
 from wsi_detect.evaluation.out_of_fold import MACRO, endpoint_figures, out_of_fold
 from wsi_detect.losses import LOSSES
 from wsi_detect.slides import open_slide
@@ -68,13 +68,16 @@ class LabelledFields:
 
     def facts(self, job: ComparisonJob) -> dict[str, Any]:
         """Everything that all runs share: fields with truth, fold and group, and the endpoints."""
+        return {**self.own_facts(), **shared(job)}
+
+    def own_facts(self) -> dict[str, Any]:
+        """The fields with fold and group, and their truth as a digest."""
         labels = [[[*map(float, box), name] for box, name in zip(t.boxes, t.labels, strict=True)] for t in self.truths]
         rows = zip(self.ids, self.folds.tolist(), self.groups.tolist(), strict=True)
         return {
             "fields": {name: {"fold": fold, "group": group} for name, fold, group in rows},
             "unit": self.unit,
             "truth": digest_of({"labels": labels}),
-            **shared(job),
         }
 
 
@@ -96,6 +99,13 @@ class Bench:
 
 
 def prepare(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path) -> LabelledFields:
+    """Read the labelled fields of a comparison and put them into folds; see `in_folds`."""
+    return in_folds(images, coco, card, job.fields, work, folds=job.cross_validation.folds, unit=job.comparison.unit)
+
+
+def in_folds(
+    images: Path, coco: Path, card: Path, facts: FieldsConfig, work: Path, *, folds: int, unit: Unit | None
+) -> LabelledFields:
     """Read labelled fields and put them into folds.
 
     Fields are stratified by which classes they hold, rarest class first, so that the few fields of a rare class are
@@ -105,8 +115,10 @@ def prepare(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path
         images: folder of the files.
         coco: labels, categories in the words of the taxonomy.
         card: data card that maps them.
-        job: the declaration.
+        facts: about them.
         work: folder for everything made on the way.
+        folds: how many.
+        unit: what may not be divided; None for the largest known of all fields.
 
     Raises:
         LabelError: no field, two fields with the same pixels, or labels that cannot be read.
@@ -121,16 +133,16 @@ def prepare(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise LabelError(f"{coco}: two fields have the same pixels ({twice}); one could be in training, one left out")
-    unit, members = groups_of(truths, job.comparison.unit)
-    present = np.array([[name in truth.labels for name in job.fields.classes] for truth in truths], np.int64)
-    folds = grouped_folds(members, present, job.cross_validation.folds, job.fields.fold_seed)
-    check_leak(members, [str(fold) for fold in folds])
+    unit, members = groups_of(truths, unit)
+    present = np.array([[name in truth.labels for name in facts.classes] for truth in truths], np.int64)
+    parts = grouped_folds(members, present, folds, facts.fold_seed)
+    check_leak(members, [str(part) for part in parts])
     names = {truth.image_id: name for truth, name in zip(truths, ids, strict=True)}
     rules = ImportRules(faulty="repair")
     annotations = import_annotations(coco, "coco", ClassMap.from_card(card), work / "dataset", names, rules)
     take_card(card, annotations)
     groups = group_numbers(members)
-    return LabelledFields(images, tuple(truths), tuple(ids), folds, groups, unit, annotations, job.fields, work)
+    return LabelledFields(images, tuple(truths), tuple(ids), parts, groups, unit, annotations, facts, work)
 
 
 def settle(bench: Bench, run: Run) -> bool:
