@@ -45,7 +45,8 @@ def main(bench: MapBench, limit_minutes: float | None = None) -> int:
     """Do the runs that are not recorded yet, and return how many are still open."""
     runs = map_runs(bench.job.map_comparison)
     for run in runs:
-        settings(bench.job, run, bench.job.map_comparison.mil)  # a wrong option shall not be found after hours
+        for changes in bench.job.map_comparison.variants.values():
+            settings(bench.job, run, changes)  # a wrong option shall not be found after hours
     tiled(bench.fields, bench.job.tiling)
     begun = time.monotonic()
     for number, run in enumerate(runs, start=1):

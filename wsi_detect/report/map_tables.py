@@ -9,6 +9,7 @@ _NONE = "–"
 _TITLES = {
     "oracle": "*oracle: centres of the cells known*",
     "negev": "**NEGEV**",
+    "negev_otsu": "**NEGEV**, Otsu's seeds, w = 4",
     "cam": "CAM",
     "grad_cam_pp": "Grad-CAM++",
     "layer_cam": "LayerCAM",
