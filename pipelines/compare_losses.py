@@ -22,7 +22,7 @@ from wsi_detect.config import load
 from wsi_detect.errors import MissingArtifactError, WsiDetectError
 from wsi_detect.evaluation.evaluate import WholeImage
 from wsi_detect.evaluation.fields import FieldDetector
-from wsi_detect.inference import RUNTIMES
+from wsi_detect.inference.torch import load as load_detector
 from wsi_detect.report.method_plot import plot_methods
 from wsi_detect.report.method_tables import blocks, state, tables, write_between_marks
 from wsi_detect.training.cross_validation import Bench, prepare, settle
@@ -37,7 +37,7 @@ def begin(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path, 
     fields = prepare(images, coco, card, job, work)
 
     def detector_of(bundle: Path) -> FieldDetector:
-        return WholeImage(RUNTIMES["torch"](bundle, threads=job.training.threads))
+        return WholeImage(load_detector(bundle, threads=job.training.threads, any_specimen=True))
 
     return Bench(job, fields, Results.enter(results, fields.facts(job)), detector_of)
 

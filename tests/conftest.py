@@ -1,9 +1,15 @@
 """What many tests share: painted slides, made once a session; a test that changes one copies it first."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
 from wsi_detect.testing.painter import paint_slide
+
+# Modules beside the tests that several of them use.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # How long an example takes is the machine's affair, and benchmarks'.
 settings.register_profile("untimed", deadline=None)

@@ -1,105 +1,23 @@
 """The comparison of losses from labelled fields to the tables of a document, on painted cells."""
 
 import json
-import sys
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import pytest
-from PIL import Image
+from comparison_bench import RARE, ROOT, begin, compare, declared, document, paint_fields
 
-from wsi_detect.config import read_yaml
+from wsi_detect.config import load
 from wsi_detect.errors import DamagedArtifactError, LabelError, MissingArtifactError
 from wsi_detect.report.method_plot import plot_methods
 from wsi_detect.report.method_tables import alphas_of, blocks
-from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.training.grid import ComparisonJob, planned
 from wsi_detect.training.module import DetectionModule
 from wsi_detect.training.records import Results, finished
 
-ROOT = Path(__file__).parents[1]
-TINY = ROOT / "configs" / "tiny.yaml"
-CLASSES = ("NILM", "LSIL", "HSIL")
-#: Fields that hold the rare class, and those that hold the second.
-RARE, SECOND = (1, 4), (0, 2, 4, 5)
-MARKS = ("label", "primary", "secondary", "rare", "alphas", "made")
-
-
-def load_pipeline():
-    """Import the pipeline by its file: the folder is not a package."""
-    spec = spec_from_file_location("pipeline_compare_losses", ROOT / "pipelines" / "compare_losses.py")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-compare = load_pipeline()
-
 
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory):
-    """Six painted fields with labels as COCO and a card that maps the classes."""
-    folder = tmp_path_factory.mktemp("fields")
-    content = {"images": [], "annotations": [], "categories": []}
-    content["categories"] = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
-    for k in range(6):
-        cells = lay_cells(192, 192, 6, seed=k, bordering=0, clumped=0)
-        labels = ["NILM"] * len(cells)
-        labels[0] = "LSIL" if k in SECOND else labels[0]
-        labels[-1] = "HSIL" if k in RARE else labels[-1]
-        cells = [replace(cell, label=label) for cell, label in zip(cells, labels, strict=True)]
-        Image.fromarray(paint_region(cells, width=192, height=192, seed=k)).save(folder / f"Doe_{k}.png")
-        content["images"].append({"id": k, "file_name": f"Doe_{k}.png", "width": 192, "height": 192})
-        for cell in cells:
-            bbox = [cell.box.x0, cell.box.y0, cell.box.width, cell.box.height]
-            number = len(content["annotations"]) + 1
-            entry = {"id": number, "image_id": k, "category_id": CLASSES.index(cell.label) + 1, "bbox": bbox}
-            content["annotations"].append({**entry, "area": bbox[2] * bbox[3], "iscrowd": 0})
-    (folder / "labels.json").write_text(json.dumps(content))
-    (folder / "card").mkdir()
-    (folder / "card" / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in CLASSES))
-    return folder
-
-
-def declared(**changes):
-    training = dict(read_yaml(TINY)["training"])
-    options = training.pop("options")
-    methods = {
-        "ce": {"title": "cross-entropy", "training": {"options": {"loss": "bce"}}},
-        "libra": {"title": "Libra", "training": {"options": {"loss": "grad_libra"}}},
-    }
-    grid = {"detectors": ["fcos"], "methods": ["ce", "libra"], "samplers": ["uniform"], "seeds": [0]}
-    axes = {
-        "folds": 2,
-        "baseline": "ce",
-        "detectors": {"fcos": {"training": {"options": options}}},
-        "methods": methods,
-        "samplers": {"uniform": {"training": {"loader": {"sampler": "uniform"}}}},
-        "grids": {"tiny": grid},
-        "endpoints": {"groups": {"both": ["LSIL", "HSIL"]}, "rare_fields": 2},
-        **changes,
-    }
-    return ComparisonJob.model_validate(
-        {
-            "fields": {"mpp": 0.25, "classes": CLASSES},
-            "tiling": {
-                "patch_px": 128,
-                "mpp": 0.5,
-                "overlap_px": 16,
-                "quality": False,
-                "mask": {"preparation": "none"},
-            },
-            "training": {**training, "steps": 3, "loader": {**training["loader"], "crop_px": 64}},
-            "comparison": {"replicates": 40},
-            "cross_validation": axes,
-        }
-    )
-
-
-def begin(fields, job, folder):
-    return compare.begin(fields, fields / "labels.json", fields / "card", job, folder / "work", folder / "results")
+    return paint_fields(tmp_path_factory.mktemp("fields"))
 
 
 @pytest.fixture(scope="module")
@@ -190,14 +108,6 @@ def test_a_limit_stops_between_runs(fields, tmp_path):
     bench = begin(fields, declared(), tmp_path)
     assert compare.main(bench, limit_minutes=0) == 4
     assert not list(bench.results.folder.glob("fcos*"))
-
-
-def document(folder):
-    path = folder / "page.md"
-    path.write_text(
-        "# Page\n" + "".join(f"\n<!-- losses-{name} -->\nold\n<!-- end -->\n" for name in MARKS) + "\nlast\n"
-    )
-    return path
 
 
 def test_the_report_says_what_was_reached_and_how(whole, tmp_path):
@@ -317,6 +227,16 @@ def test_fields_that_cannot_be_used(fields, tmp_path):
     (tmp_path / "Doe_1.png").unlink()
     with pytest.raises(LabelError, match="does not exist"):
         compare.begin(tmp_path, tmp_path / "labels.json", *given)
+
+
+def test_committed_records_are_those_of_the_configuration():
+    """Nobody spoils a week of runs by a new setting and does not notice."""
+    kept = ROOT / "docs" / "results" / "compare_losses"
+    job = load(ROOT / "configs" / "compare_losses.yaml", ComparisonJob)
+    results = Results.find(kept, job)
+    assert results.declaration == "24d927009587"
+    files = [path for path in results.folder.glob("*.json") if path.stem != "declaration"]
+    assert sum(row.done for row in finished(results, job)) == len(files) > 0
 
 
 def test_a_plot_needs_a_difference(whole):

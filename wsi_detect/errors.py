@@ -10,6 +10,7 @@ WsiDetectError
 ├── ManifestError(ValueError) (4)
 ├── LabelError(ValueError) (4)    UnmappedLabelError · LicenceError
 ├── ModelError (4)            ResolutionMismatchError(ValueError) · NonFiniteError(ValueError)
+│                             ForeignModelError(ValueError)
 └── EnvironmentFaultError (5) MissingExtraError(ImportError) · OutputBusyError (75)
 
 A message says what happened, to which file or row, and what to do about it.
@@ -122,6 +123,10 @@ class ModelError(WsiDetectError):
 
 class ResolutionMismatchError(ModelError, ValueError):
     """The patches are at another resolution than the detector was trained at."""
+
+
+class ForeignModelError(ModelError, ValueError):
+    """The model finds something else than cells of the cervix."""
 
 
 class NonFiniteError(ModelError, ValueError):

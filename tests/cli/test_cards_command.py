@@ -27,7 +27,7 @@ def test_the_cards_are_a_table(cli):
         "SCC, HSIL",
     ):
         assert part in cric
-    assert "nothing" in rows["bccd-blood"]
+    assert "comparison" in rows["bccd-blood"]
     assert "~CC-BY-4.0" in rows["mendeley-lbc"]
     assert max(map(len, out.splitlines())) <= 200
 

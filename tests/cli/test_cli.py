@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -65,6 +66,27 @@ def test_info(cli, small_painted):
     code, out, _ = cli("info", small_painted.path, "--mpp", "0.5")
     assert "0.5" in out
     assert "--mpp" in out
+
+
+@pytest.mark.parametrize("command", ["run", "detect"])
+def test_a_model_of_other_material_is_refused_for_slides(cli, bundle, small_painted, tmp_path, command):
+    """One line, before anything is written."""
+    foreign = tmp_path / "blood"
+    shutil.copytree(bundle, foreign)
+    facts = artifact.read_json(foreign / "config.json")
+    artifact.write_json(foreign / "config.json", {**facts, "classes": ["RBC", "WBC"], "data_card": "bccd-blood"})
+    slide = small_painted.path
+    if command == "detect":
+        given = [f"--set=tiling.{rule}" for rule in ("patch_px=256", "mpp=0.25", "overlap_um=32", "codec=jpeg")]
+        assert cli("tile", small_painted.path, "--out", tmp_path / "one", *given)[0] == 0
+        (slide,) = (path for path in (tmp_path / "one").iterdir() if path.is_dir())
+    out = ["--out", tmp_path / "out"] if command == "run" else []
+    code, _, err = cli(command, slide, "--model", foreign, *out)
+    assert code == 4
+    (line,) = (line for line in err.splitlines() if line.strip())
+    assert "finds RBC, WBC, which the Bethesda System does not have" in line
+    assert "data card bccd-blood" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_stages_one_by_one_and_the_run_agree(cli, bundle, small_painted, tmp_path):

@@ -9,9 +9,17 @@ from PIL import Image
 
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.data.card_schema import HEADINGS
-from wsi_detect.data.cards import check_card, check_pictures, find_cards, load_card, take_card
+from wsi_detect.data.cards import (
+    check_card,
+    check_pictures,
+    class_map_of,
+    find_cards,
+    load_card,
+    own_names,
+    take_card,
+)
 from wsi_detect.data.use import USES, allowed_uses, check_use
-from wsi_detect.errors import ConfigError, LabelError, LicenceError
+from wsi_detect.errors import ConfigError, LabelError, LicenceError, UnmappedLabelError
 from wsi_detect.testing.painter import lay_cells, paint_region
 
 
@@ -189,8 +197,35 @@ def test_other_material_has_no_names_in_the_taxonomy(tmp_path):
     assert ClassMap.from_card(folder, may_be_empty=True).classes == ()
     with pytest.raises(LabelError, match="no label is mapped"):
         ClassMap.from_card(folder)
-    (fault,) = check_card(write(tmp_path / "ours", specimen="other"))
-    assert "map every label to null" in fault
+
+
+BLOOD = {"specimen": "other", "class_map": "low: RBC\nnormal: null\n", "prose": PROSE.replace("dirt", "normal")}
+
+
+def test_other_material_has_names_of_its_own(tmp_path):
+    folder = write(tmp_path / "ours", **BLOOD)
+    assert check_card(folder) == []
+    assert class_map_of(folder).classes == ("RBC",)
+    with pytest.raises(UnmappedLabelError, match="'low' is mapped to 'RBC', which is not in the taxonomy"):
+        ClassMap.from_card(folder)
+
+
+@pytest.mark.parametrize("name", ["HSIL", "hsil", "INFL"])
+def test_names_of_its_own_do_not_look_like_a_call(tmp_path, name):
+    folder = write(tmp_path / "ours", **BLOOD | {"class_map": f"low: {name}\nnormal: null\n"})
+    (fault,) = check_card(folder)
+    assert f"'low' is mapped to {name!r}, a name of the taxonomy, but the card says" in fault
+    with pytest.raises(UnmappedLabelError, match="give it a name of its own"):
+        class_map_of(folder)
+
+
+def test_own_names_are_those_of_the_card_beside(tmp_path):
+    annotations = tmp_path / "data" / "annotations.parquet"
+    assert own_names(annotations) == ()
+    take_card(write(tmp_path / "ours"), annotations)
+    assert own_names(annotations) == ()
+    take_card(write(tmp_path / "ours", **BLOOD), annotations)
+    assert own_names(annotations) == ("RBC",)
 
 
 def test_cards_are_found(tmp_path, monkeypatch):
@@ -258,10 +293,22 @@ def test_what_a_licence_does_not_allow_is_refused(tmp_path, terms, uses):
         assert repr(use) in text
 
 
-def test_other_material_trains_nothing(tmp_path):
+@pytest.mark.parametrize("use", USES)
+def test_other_material_trains_nothing_but_what_is_compared(tmp_path, use):
     card = load_card(write(tmp_path / "ours", specimen="other"))
-    with pytest.raises(LicenceError, match="data card ours: not cells of the cervix"):
-        check_use(card, "research")
+    with pytest.raises(LicenceError, match=r"data card ours: not cells of the cervix.*training.use: comparison"):
+        check_use(card, use)
+    check_use(card, "comparison")
+    assert allowed_uses(card) == ("comparison",)
+
+
+@pytest.mark.parametrize("specimen", ["cervix", "other"])
+def test_a_comparison_is_research(tmp_path, specimen):
+    heard = load_card(write(tmp_path / "ours", specimen=specimen, licence={**CC_BY, "sure": "third party"}))
+    check_use(heard, "comparison")
+    closed = load_card(write(tmp_path / "ours", specimen=specimen, licence=licence(research="forbidden")))
+    with pytest.raises(LicenceError, match="does not allow the use 'comparison'"):
+        check_use(closed, "comparison")
 
 
 def picture(path: Path, seed: int, turn: int = 0) -> None:

@@ -152,3 +152,18 @@ def test_labels_outside_the_areas_are_ignored(tmp_path, write_annotations):
     assert {slide: len(known.outside) for slide, known in labels.items()} == {"A": 4, "B": 0, "C": 4}
     boxes, numbers = labels["A"].everything()
     assert (boxes.shape, numbers.tolist()) == ((6, 4), [-1, 1, -1, -1, -1, -1])
+
+
+def test_other_material_has_the_names_of_its_card(tmp_path, make):
+    card = tmp_path / "card"
+    card.mkdir()
+    (card / "README.md").write_text("---\nname: blood\nspecimen: other\n---\n")
+    (card / "classes.yaml").write_text("a: RBC\nb: WBC\n")
+    assert read_index(make(tmp_path, classes=("WBC", "RBC"))).classes == ("WBC", "RBC")
+    with pytest.raises(UnmappedLabelError, match="'Platelets' is not a name of the data card; known: RBC, WBC"):
+        make(tmp_path, classes=("RBC", "Platelets"))
+    with pytest.raises(UnmappedLabelError, match="'NILM' is not a name of the data card"):
+        make(tmp_path, classes=("NILM", "RBC"))
+    (card / "README.md").write_text("---\nname: blood\nspecimen: cervix\n---\n")
+    with pytest.raises(UnmappedLabelError, match="'RBC' is not in the taxonomy"):
+        make(tmp_path, classes=("RBC",))

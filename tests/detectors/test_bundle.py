@@ -1,6 +1,7 @@
 """Bundles: what goes in comes out, and what is wrong is named."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from safetensors.torch import load_file, save_file
 from wsi_detect.detectors.bundle import load_bundle, read_info, save_bundle
 from wsi_detect.detectors.fcos import fcos
 from wsi_detect.detectors.info import DetectorInfo
-from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, ModelError, UnmappedLabelError
+from wsi_detect.errors import DamagedArtifactError, ForeignModelError, MissingArtifactError, ModelError
+from wsi_detect.inference import RUNTIMES
+from wsi_detect.inference.torch import load
 
 OPTIONS = {"last_stage": 3, "extra_levels": 0, "keep_levels": 1, "channels": 32, "tower_depth": 1, "norm": "batch"}
 INFO = DetectorInfo(
@@ -90,7 +93,7 @@ def test_weights_of_another_shape_or_not_finite(tmp_path, model):
 
 @pytest.mark.parametrize(
     ("change", "error"),
-    [({"classes": ["NILM", "ZZZ"]}, UnmappedLabelError), ({"colour": 1}, DamagedArtifactError)],
+    [({"classes": ["NILM", "ZZZ"]}, ForeignModelError), ({"colour": 1}, DamagedArtifactError)],
 )
 def test_configs_that_lie(tmp_path, model, change, error):
     save_bundle(tmp_path, model, INFO, "")
@@ -98,3 +101,13 @@ def test_configs_that_lie(tmp_path, model, change, error):
     config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
     with pytest.raises(error):
         read_info(tmp_path)
+
+
+def test_a_model_of_other_material_is_taken_on_purpose_only(tmp_path, model):
+    save_bundle(tmp_path, model, replace(INFO, classes=("RBC", "WBC"), data_card="blood"), "")
+    with pytest.raises(ForeignModelError, match=r"finds RBC, WBC, which the Bethesda System does not have.*blood"):
+        load_bundle(tmp_path)
+    with pytest.raises(ForeignModelError, match="of no use on a slide"):
+        RUNTIMES["torch"](tmp_path, "cpu")
+    assert load_bundle(tmp_path, any_specimen=True)[1].classes == ("RBC", "WBC")
+    assert load(tmp_path, "cpu", any_specimen=True).info.classes == ("RBC", "WBC")

@@ -142,6 +142,28 @@ def test_groups_that_mean_nothing(groups):
         Endpoints(groups=groups)
 
 
+def test_other_material_and_boxes_that_fit_more_closely():
+    """A red cell found exactly and one found at IoU 0.6; a white one found at 0.6 alone: no class can be abnormal."""
+    close = Endpoints(close_iou=0.75)
+    truths = [truth("a", ["RBC", "RBC", "WBC"])]
+    loose = np.array([[50, 0, 100, 50], [100, 0, 130, 50], [200, 0, 230, 50]], np.float64)
+    loose[0] = box(0)
+    predictions = [FieldPrediction("a", loose, np.array([0.9, 0.8, 0.7]), ["RBC", "RBC", "WBC"])]
+    record = out_of_fold(predictions, truths, ("RBC", "WBC"), close)
+    assert record.to_json()["asked"] == {"RBC": ["RBC", "RBC@0.75"], "WBC": ["WBC", "WBC@0.75"]}
+    # Right to both; right at 0.5 and wrong at 0.75: 2 + 3 * 2 and 2 + 3 * 1.
+    assert record.to_json()["found"] == {"RBC": ["9000i 8000f"], "WBC": ["7000f"]}
+    figures = endpoint_figures(record.pools(), ("RBC", "WBC"), close)
+    assert figures.pop("macro_ap75") == pytest.approx((51 / 101 + 0) / 2)
+    assert figures == {MACRO: 1.0, "ap50/RBC": 1.0, "ap50/WBC": 1.0}
+    assert endpoint_figures(record.pools(), ("RBC", "WBC"), Endpoints()) == figures
+
+
+def test_a_class_takes_part_in_three_questions_at_most():
+    with pytest.raises(ValueError, match="close_iou"):
+        Endpoints(groups={"x": ("LSIL",)}, close_iou=0.75)
+
+
 # Methods against a baseline: twelve fields, each with a cell of every class.
 MANY = [truth(f"f{k:02d}", list(CLASSES)) for k in range(12)]
 GROUPS = {one.image_id: k for k, one in enumerate(MANY)}

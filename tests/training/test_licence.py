@@ -63,9 +63,14 @@ def test_an_allowed_use_goes_on_under_the_name_of_the_card(data, caplog):
     assert "tct-lab, Attribution-NonCommercial; name the authors" in caplog.text
 
 
-@pytest.mark.parametrize("use", ["release", "research"])
+@pytest.mark.parametrize("use", ["release", "research", "comparison"])
 def test_other_uses_of_the_licence(data, use):
     assert with_card(config(use=use), data()).use == use
+
+
+def test_methods_are_compared_on_other_material(data):
+    settled = with_card(config(use="comparison"), data(specimen="other"))
+    assert (settled.use, settled.description.data_card) == ("comparison", "tct-lab")
 
 
 @pytest.mark.parametrize(

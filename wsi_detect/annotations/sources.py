@@ -9,7 +9,6 @@ from typing import Protocol
 
 import shapely
 
-from wsi_detect import taxonomy
 from wsi_detect.annotations.annotation import Annotation
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.annotations.facts import SlideFacts, SourceFacts
@@ -71,8 +70,9 @@ def read_source(source: Path, importer: Importer, class_map: ClassMap, facts: So
         class_map.check(entry.source_label for entry in labelled)
         _check_images(found, facts.slides, path)
         wanted = [entry for entry in labelled if class_map.labels[entry.source_label] is not None]
-        sound, broken = _sound(_boxed(wanted, facts, rules, path), class_map.labels, rules)
-        areas, broken_areas = _sound(areas, {}, rules)
+        gravities = [class_map.gravity(entry.source_label) for entry in wanted]
+        sound, broken = _sound(_boxed(wanted, facts, rules, path), gravities, rules)
+        areas, broken_areas = _sound(areas, [0] * len(areas), rules)
         if broken or broken_areas:
             refused.append(f"{path}: {listed([*broken, *broken_areas])}")
         cells += [_numbered(entry, files) for entry in sound]
@@ -149,11 +149,10 @@ def _side_px(slide: SlideFacts, image: str, rules: ImportRules, path: Path) -> f
 
 
 def _sound(
-    annotations: Sequence[Annotation], labels: Mapping[str, str | None], rules: ImportRules
+    annotations: Sequence[Annotation], gravities: Sequence[int], rules: ImportRules
 ) -> tuple[list[Annotation], list[Fault]]:
-    """Drop or mend what is broken; a label without a class is that of an area."""
-    gravity = {label: 0 if name is None else taxonomy.gravity(name) for label, name in labels.items()}
-    faults = find_faults(annotations, [gravity.get(entry.source_label, 0) for entry in annotations])
+    """Drop or mend what is broken."""
+    faults = find_faults(annotations, gravities)
     hopeless = {fault.entry for fault in faults if rules.faulty != "repair" or fault.doubled}
     broken = {fault.entry for fault in faults}
     kept = (mended(entry) if k in broken else fitted(entry) for k, entry in enumerate(annotations) if k not in hopeless)

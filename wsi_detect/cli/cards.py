@@ -91,7 +91,7 @@ def _entry(folder: Path, card: "Card") -> dict[str, Any]:
     return card.model_dump(mode="json") | {
         "folder": str(folder),
         "may_be_used_for": list(allowed_uses(card)),
-        "taxonomy": _names(folder),
+        "taxonomy": _names(folder, card.specimen),
     }
 
 
@@ -108,14 +108,17 @@ def _row(folder: Path, card: "Card") -> dict[str, str | None]:
         "annotations": _said(card.annotations),
         "preparation": _said(card.preparation),
         "mpp": _said(card.mpp),
-        "classes": ", ".join(_names(folder)) or "none",
+        "classes": ", ".join(_names(folder, card.specimen)) or "none",
     }
 
 
-def _names(folder: Path) -> list[str]:
+def _names(folder: Path, specimen: str) -> list[str]:
+    """Names of the taxonomy that a card gives; what is not cells of the cervix has none."""
     from wsi_detect.annotations.class_map import ClassMap
     from wsi_detect.taxonomy import gravest_first
 
+    if specimen == "other":
+        return []
     return gravest_first(ClassMap.from_card(folder, may_be_empty=True).classes)
 
 

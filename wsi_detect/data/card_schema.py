@@ -7,6 +7,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from wsi_detect.annotations.class_map import Specimen
 from wsi_detect.config import Config
 
 #: How sure a fact is, from a count down to nothing.
@@ -154,9 +155,9 @@ class Card(Config):
 
     name: Text = Field(description="name of the card's folder")
     title: Text = Field(description="what the material is, in one line")
-    specimen: Literal["cervix", "other"] = Field(
-        description="`cervix`: cells of the cervix, named by the Bethesda System; `other`: anything else, which no "
-        "detector of this project is trained on"
+    specimen: Specimen = Field(
+        description="`cervix`: cells of the cervix, named by the Bethesda System; `other`: anything else, with names "
+        "of its own, which methods may be compared on and no detector of slides is trained on"
     )
     references: dict[str, Text] = Field(
         description="short name of each source of a fact → its citation, with a DOI rather than an address"

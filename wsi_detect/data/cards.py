@@ -94,6 +94,29 @@ def card_of(annotations: Path) -> Path:
     return annotations.parent / BESIDE
 
 
+def class_map_of(folder: Path) -> ClassMap:
+    """The class map of a card, whatever its material is; for methods held against each other, never for slides.
+
+    Raises:
+        ConfigError: the card is broken.
+        LabelError: no label has a class, or a name is not one that such material may have.
+    """
+    # Without a card nobody has said that these are not cells of the cervix.
+    other = (folder / CARD_NAME).is_file() and load_card(folder, draft=True).specimen == "other"
+    return ClassMap.from_card(folder, specimen="other" if other else "cervix")
+
+
+def own_names(annotations: Path) -> tuple[str, ...]:
+    """Names of its own that the card beside an `annotations.parquet` gives to what is not cells of the cervix.
+
+    None if it is cells of the cervix, or has no card.
+    """
+    folder = card_of(annotations)
+    if not (folder / CARD_NAME).is_file() or load_card(folder, draft=True).specimen == "cervix":
+        return ()
+    return ClassMap.from_card(folder, specimen="other").classes
+
+
 def check_card(folder: Path) -> list[str]:
     """Every fault of a card, each with file, key and remedy; none if it is sound."""
     path = folder / CARD_NAME
@@ -130,12 +153,13 @@ def _wanted() -> str:
 
 
 def _class_faults(folder: Path, card: Card | None, prose: str) -> list[str]:
-    """Labels against the taxonomy and the counts; what is left out is explained."""
+    """Labels against the names they may have and the counts; what is left out is explained."""
     path = folder / CLASSES_NAME
     if not path.is_file():
         return [f"{path}: missing; it maps each label of the source to a name of the taxonomy, or to null"]
     try:
-        labels = ClassMap.from_card(folder, may_be_empty=card is not None and card.specimen == "other").labels
+        specimen = "cervix" if card is None else card.specimen
+        labels = ClassMap.from_card(folder, may_be_empty=specimen == "other", specimen=specimen).labels
     except (ConfigError, LabelError) as error:
         return [str(error)]
     left_out = [label for label, name in labels.items() if name is None]
@@ -146,8 +170,6 @@ def _class_faults(folder: Path, card: Card | None, prose: str) -> list[str]:
     ]
     if card is None:
         return faults
-    if card.specimen == "other" and len(left_out) < len(labels):
-        faults.append(f"{path}: only cells of the cervix have names in the taxonomy; map every label to null")
     if card.classes.value is not None:
         counted = set(card.classes.value)
         lost = sorted(counted - set(labels)) + sorted(set(labels) - counted - set(left_out))

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from wsi_detect import artifact, schema, taxonomy
 from wsi_detect.annotations.rois import is_inside, read_rois
+from wsi_detect.data.cards import own_names
 from wsi_detect.data.outside import outside_boxes
 from wsi_detect.data.targets import IGNORED_LABEL, MIN_VISIBLE, patch_targets
-from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError
+from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError, UnmappedLabelError
 from wsi_detect.geometry import Boxes, PatchFrame
 from wsi_detect.tiling.quality import Rule, select
 
@@ -147,7 +148,8 @@ def build_index(
         annotations: `annotations.parquet`.
         split: name of the split of each slide, such as train or val.
         out: folder; the index is `index.parquet` in it.
-        classes: taxonomy names, in the order the model will have them.
+        classes: taxonomy names, in the order the model will have them; of what is not cells of the cervix, names of
+            the card beside the annotations.
         min_visible: share of a box that must be in a patch for the cell to count.
         keep: by split, what the store's columns must hold for a patch to be in it; nothing is left out otherwise. What
             was left out is logged and recorded. A model should be judged on all patches: give no rule for its split.
@@ -159,6 +161,7 @@ def build_index(
     keep = keep or {}
     slides = sorted(stores)
     _check(stores, split, classes)
+    _check_names(classes, annotations)
     _check_rules(keep, split)
     labels = read_labels(annotations, classes)
     strangers = sorted(set(labels) - set(slides))
@@ -294,8 +297,6 @@ def _labelled(store: IndexedStore, area: shapely.Geometry | None) -> NDArray[np.
 def _check(stores: Mapping[str, IndexedStore], split: Mapping[str, str], classes: Sequence[str]) -> None:
     if not stores or not classes or len(set(classes)) < len(classes):
         raise LabelError("an index needs at least one slide and at least one class, none of them twice")
-    for name in classes:
-        taxonomy.cell_class(name)
     lost = sorted(set(stores) - set(split))
     if lost:
         raise LabelError(f"slides without a split: {', '.join(lost)}; every slide needs one")
@@ -306,6 +307,16 @@ def _check(stores: Mapping[str, IndexedStore], split: Mapping[str, str], classes
                 f"slide {slide} has patches of {store.patch_px} px at {store.mpp:g} µm/px, the first slide "
                 f"{first.patch_px} px at {first.mpp:g}; tile all slides of a data set alike"
             )
+
+
+def _check_names(classes: Sequence[str], annotations: Path) -> None:
+    known: Collection[str] = taxonomy.CLASSES
+    if not set(classes) <= set(known):
+        known = own_names(annotations) or known
+    lost = [name for name in classes if name not in known]
+    if lost:
+        where = "in the taxonomy" if known is taxonomy.CLASSES else "a name of the data card"
+        raise UnmappedLabelError(f"class {lost[0]!r} is not {where}; known: {', '.join(known)}")
 
 
 def _check_rules(keep: Mapping[str, Rule], split: Mapping[str, str]) -> None:

@@ -5,8 +5,9 @@ from typing import Literal
 from wsi_detect.data.card_schema import Card
 from wsi_detect.errors import LicenceError
 
-#: What a training run is for. `release`: research whose detector is handed on to others.
-Use = Literal["research", "commercial", "release"]
+#: What a training run is for. `release`: research whose detector is handed on to others. `comparison`: methods are held
+#: against each other, and the detector is for nothing else; what is not cells of the cervix is good for no other use.
+Use = Literal["research", "commercial", "release", "comparison"]
 USES: tuple[Use, ...] = ("research", "commercial", "release")
 
 #: What the licence must allow for each use. A trained detector counts as a derivative of its data: whether it is one in
@@ -15,6 +16,7 @@ _NEEDS: dict[Use, tuple[str, ...]] = {
     "research": ("research",),
     "commercial": ("commercial", "derivatives"),
     "release": ("research", "derivatives"),
+    "comparison": ("research",),
 }
 _GRANTED = ("allowed", "share-alike")
 #: Beyond research hearsay is not enough: the terms must have been read where their owner put them.
@@ -22,8 +24,9 @@ _SURE = ("counted", "stated")
 
 
 def allowed_uses(card: Card) -> tuple[Use, ...]:
-    """Uses the licence allows. What it does not say, it does not allow."""
-    return tuple(use for use in USES if card.specimen == "cervix" and not _missing(card, use))
+    """Uses the licence allows, a comparison only where no other can be. What it does not say, it does not allow."""
+    possible: tuple[Use, ...] = USES if card.specimen == "cervix" else ("comparison",)
+    return tuple(use for use in possible if not _missing(card, use))
 
 
 def check_use(card: Card, use: Use) -> None:
@@ -35,8 +38,11 @@ def check_use(card: Card, use: Use) -> None:
     Raises:
         LicenceError: with card, licence and use.
     """
-    if card.specimen != "cervix":
-        raise LicenceError(f"data card {card.name}: not cells of the cervix; no detector of slides is trained on them")
+    if card.specimen != "cervix" and use != "comparison":
+        raise LicenceError(
+            f"data card {card.name}: not cells of the cervix; no detector of slides is trained on them (methods may be "
+            "compared on them: training.use: comparison)"
+        )
     missing = _missing(card, use)
     if missing:
         name = f"{card.licence.name} ({card.licence.spdx})" if card.licence.spdx else card.licence.name
@@ -49,6 +55,6 @@ def check_use(card: Card, use: Use) -> None:
 def _missing(card: Card, use: Use) -> list[str]:
     said = {need: str(getattr(card.licence, need)) for need in _NEEDS[use]}
     faults = [f"{need}: {answer}" for need, answer in said.items() if answer not in _GRANTED]
-    if not faults and use != "research" and card.licence.sure not in _SURE:
+    if not faults and use not in ("research", "comparison") and card.licence.sure not in _SURE:
         faults = [f"its terms are {card.licence.sure}"]
     return faults

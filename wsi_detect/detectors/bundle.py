@@ -70,8 +70,12 @@ def write_files(folder: Path, raw: bytes, config: Mapping[str, Any], card: str) 
     artifact.write_json(folder / CONFIG, dict(config))
 
 
-def load_bundle(folder: Path) -> tuple[nn.Module, DetectorInfo]:
+def load_bundle(folder: Path, *, any_specimen: bool = False) -> tuple[nn.Module, DetectorInfo]:
     """Read a bundle.
+
+    Args:
+        folder: of the bundle.
+        any_specimen: see `read_info`.
 
     Returns:
         The detector in evaluation mode on the CPU, float32, and its facts.
@@ -79,9 +83,9 @@ def load_bundle(folder: Path) -> tuple[nn.Module, DetectorInfo]:
     Raises:
         MissingArtifactError: a file is absent.
         ModelError: the weights are not safetensors, or do not fit the detector named in the config; or it is the bundle
-            of another kind of model.
+            of another kind of model, or of what is not cells of the cervix.
     """
-    info = read_info(folder)
+    info = read_info(folder, any_specimen=any_specimen)
     options = dict(info.detector["options"])
     if options.get("frozen_norm") is None:
         options["frozen_norm"] = bool(options.get("weights"))

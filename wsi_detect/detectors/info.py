@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from wsi_detect import artifact
-from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, ModelError
-from wsi_detect.taxonomy import CLASSES, cell_class, gravest_first, is_abnormal
+from wsi_detect.errors import DamagedArtifactError, ForeignModelError, MissingArtifactError, ModelError
+from wsi_detect.taxonomy import CLASSES, gravest_first, is_abnormal
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -21,7 +21,8 @@ class DetectorInfo:
 
     Attributes:
         model_id: name and hash of the weights; part of every cell's id.
-        classes: taxonomy names; the model's label k is `classes[k]`.
+        classes: taxonomy names; the model's label k is `classes[k]`. A model made to compare methods on other material
+            has names of its own, and is refused wherever that is not said to be meant.
         patch_px: side of the patches it was trained for, patch px.
         mpp: µm per patch px it was trained at.
         mpp_assumed: the training data do not state their resolution; `mpp` is a plausible value.
@@ -54,13 +55,18 @@ class DetectorInfo:
         return gravest_first(name for name in CLASSES if is_abnormal(name) and name not in self.classes)
 
 
-def read_info(folder: Path) -> DetectorInfo:
+def read_info(folder: Path, *, any_specimen: bool = False) -> DetectorInfo:
     """Read a bundle's `config.json`.
+
+    Args:
+        folder: of the bundle.
+        any_specimen: take a model of what is not cells of the cervix too; for comparing methods, never for a slide.
 
     Raises:
         MissingArtifactError: no such file.
         ModelError: it is the bundle of an evidence model.
-        DamagedArtifactError: a key is missing, unknown, or a class is not in the taxonomy.
+        DamagedArtifactError: a key is missing or unknown.
+        ForeignModelError: a class is not in the taxonomy.
     """
     if not (folder / CONFIG).is_file():
         raise MissingArtifactError(f"{folder} is not a model bundle: {CONFIG} is missing")
@@ -73,8 +79,12 @@ def read_info(folder: Path) -> DetectorInfo:
         info = DetectorInfo(**{**values, "classes": tuple(values["classes"])})
     except (TypeError, KeyError) as error:
         raise DamagedArtifactError(f"{folder / CONFIG}: {error}; the bundle was written by another version") from error
-    for name in info.classes:
-        cell_class(name)
+    foreign = [name for name in info.classes if name not in CLASSES]
+    if foreign and not any_specimen:
+        raise ForeignModelError(
+            f"{folder} finds {', '.join(foreign)}, which the Bethesda System does not have: it was made to compare "
+            f"methods (data card {info.data_card}) and is of no use on a slide; give a model of cells of the cervix"
+        )
     return info
 
 

@@ -114,25 +114,29 @@ def paired(predictions: Collection[FieldPrediction], truths: Collection[FieldTru
     return [found.get(t.image_id) or FieldPrediction(t.image_id, _no_boxes(), np.zeros(0), []) for t in truths]
 
 
-def read_fields(coco: Path) -> list[FieldTruth]:
+def read_fields(coco: Path, names: Collection[str] = tuple(CLASSES)) -> list[FieldTruth]:
     """Read labelled fields from a COCO file; `image_id` is the file name, crowds become areas to ignore.
 
     An entry of `images` may also state `patient_id`, `slide_id` and `field_id` (what to resample by; pseudonyms, since
     they are written into the artefact), `mpp` (µm per px), and `roi`: polygons [x, y, x, y, …] inside which the labels
     are complete, image px.
 
+    Args:
+        coco: the file.
+        names: that categories may have; the taxonomy's, unless methods are compared on what it has no names for.
+
     Raises:
-        LabelError: not a COCO file, a box without area, a used category that is not a taxonomy name, an mpp that is not
+        LabelError: not a COCO file, a box without area, a used category that has none of the names, an mpp that is not
             positive, or a ROI that is no valid polygon.
     """
     try:
         content = json.loads(coco.read_bytes())
-        names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
+        known = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
         by_image: dict[Any, list[dict[str, Any]]] = {entry["id"]: [] for entry in content["images"]}
         for entry in content["annotations"]:
             by_image[entry["image_id"]].append(entry)
-        _check_categories({names[entry["category_id"]] for entry in content["annotations"]}, coco)
-        return [_field(entry, by_image[entry["id"]], names) for entry in content["images"]]
+        _check_categories({known[entry["category_id"]] for entry in content["annotations"]}, names, coco)
+        return [_field(entry, by_image[entry["id"]], known) for entry in content["images"]]
     except OSError as error:
         raise LabelError(f"cannot read {coco}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -141,12 +145,13 @@ def read_fields(coco: Path) -> list[FieldTruth]:
         raise LabelError(f"{coco} is not a COCO file of boxes: {error!r}") from error
 
 
-def _check_categories(used: set[str], coco: Path) -> None:
-    unknown = sorted(used - set(CLASSES))
+def _check_categories(used: set[str], names: Collection[str], coco: Path) -> None:
+    unknown = sorted(used - set(names))
     if unknown:
+        where = "taxonomy" if set(names) == set(CLASSES) else "data card"
         raise LabelError(
-            f"{coco}: categories not in the taxonomy: {', '.join(unknown)}; rename them to taxonomy names "
-            f"({', '.join(CLASSES)}) so that they can be compared by name"
+            f"{coco}: categories not in the {where}: {', '.join(unknown)}; rename them to {where} names "
+            f"({', '.join(names)}) so that they can be compared by name"
         )
 
 

@@ -25,6 +25,7 @@ from wsi_detect.taxonomy import CLASSES, is_abnormal
 
 #: The declared primary endpoint: mean of AP50 over all classes, each on the detections of all fields together.
 MACRO = "macro_ap50"
+_IOU = 0.5
 #: A score is kept as a whole number of these.
 _STEPS = 10_000
 #: Outcomes of at most three questions, as a letter.
@@ -42,6 +43,8 @@ class Endpoints(Config):
         detections_per_field: that count, those that score highest.
         rare_fields: a class that occurs in at most so many fields is given as counts only.
         rare_false_positives: of that class per field, allowed where its cells are counted.
+        close_iou: where boxes were drawn, an overlap at which the mean over classes is read a second time; None where
+            a second reading would say no more than the first.
     """
 
     groups: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -50,6 +53,7 @@ class Endpoints(Config):
     detections_per_field: int = Field(default=100, ge=1)
     rare_fields: int = Field(default=10, ge=0)
     rare_false_positives: float = Field(default=1.0, ge=0)
+    close_iou: float | None = Field(default=None, gt=0.5, lt=1)
 
     @model_validator(mode="after")
     def _groups_are_new_names(self) -> "Endpoints":
@@ -57,15 +61,27 @@ class Endpoints(Config):
         taken = sorted(set(self.groups) & {*CLASSES, ABNORMAL})
         if taken or len(set(members)) < len(members) or not set(members) <= set(CLASSES):
             raise ValueError("groups: new names, each for classes of the taxonomy, no class in two of them")
+        if self.groups and self.close_iou is not None:
+            raise ValueError("close_iou: a class in a group takes part in three questions already; leave out the one")
         return self
+
+    def close(self, name: str) -> str:
+        """The question after a class at `close_iou`."""
+        return f"{name}@{self.close_iou:g}"
+
+    @property
+    def close_macro(self) -> str:
+        """The mean over classes at `close_iou`, as `endpoint_figures` calls it."""
+        return f"macro_ap{100 * (self.close_iou or 0):g}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutOfFold:
     """Matched detections of fields, and what each question makes of them.
 
-    A question is a class, a group of classes looked at as one, or all abnormal classes. To a question a detection is
-    right, wrong, or no part of it: it lies in an area to ignore, or another label of the same cell scored higher.
+    A question is a class, a class whose boxes must fit more closely, a group of classes looked at as one, or all
+    abnormal classes. To a question a detection is right, wrong, or no part of it: it lies in an area to ignore, or
+    another label of the same cell scored higher.
 
     Attributes:
         fields: (F,) ids.
@@ -139,7 +155,7 @@ def out_of_fold(
     Args:
         predictions: at most one a field.
         truths: one a field.
-        classes: taxonomy names the detector can answer with.
+        classes: names the detector can answer with, of the taxonomy or, of other material, its own.
         endpoints: the questions.
 
     Raises:
@@ -150,16 +166,15 @@ def out_of_fold(
         raise LabelError(f"cells of class {strangers[0]!r}, which the detector does not know, could never be found")
     best = [_best(found, endpoints.detections_per_field) for found in predictions]
     columns = lay_out(best, truths, endpoints.merge_iou)
-    abnormal = {ABNORMAL: tuple(name for name in classes if is_abnormal(name))}
+    joined = {**endpoints.groups, **_abnormal(classes)}
     single = {name: (name,) for name in classes}
-    kinds = [
-        ask(columns, single),
-        *(ask(columns, {n: m}, merge=True) for n, m in {**endpoints.groups, **abnormal}.items()),
-    ]
-    members = {**single, **endpoints.groups, **abnormal}
+    close = {} if endpoints.close_iou is None else {endpoints.close(name): (name,) for name in classes}
+    kinds = [(ask(columns, single), _IOU), *((ask(columns, {n: m}, merge=True), _IOU) for n, m in joined.items())]
+    kinds += [(ask(columns, close), endpoints.close_iou)] if endpoints.close_iou is not None else []
+    members = {**single, **joined, **close}
     asked = {name: tuple(question for question, those in members.items() if name in those) for name in classes}
-    outcomes = {question: _outcomes(kind) for kind in kinds for question in kind.names}
-    cells = {name: pool.cells for kind in kinds for name, pool in kind.pools().items()}
+    outcomes = {question: _outcomes(kind, iou) for kind, iou in kinds for question in kind.names}
+    cells = {name: pool.cells for kind, iou in kinds for name, pool in kind.pools(iou).items()}
     detections = columns.detections
     # At least one step, so that a score of nothing is still a detection.
     steps = np.maximum(np.round(detections.scores * _STEPS), 1).astype(np.int64)
@@ -204,13 +219,18 @@ def endpoint_figures(
 
     Returns:
         `MACRO`, None as soon as one class has no cell, since a mean over fewer classes is another figure;
-        `ap50/<class or group>`, `recall@<n>fppi/any_abnormal`.
+        `ap50/<class or group>`; `recall@<n>fppi/any_abnormal` where a class can be abnormal; and the mean at
+        `close_iou`, under `Endpoints.close_macro`, where that is asked for.
     """
     single = {f"ap50/{name}": average_precision(pools[name], weights) for name in (*classes, *endpoints.groups)}
-    values = [single[f"ap50/{name}"] for name in classes]
-    known = [value for value in values if value is not None]
-    recalls = {recall_key(n): recall_at(pools[ABNORMAL], n, weights) for n in endpoints.false_positives}
-    return {MACRO: float(np.mean(known)) if known and len(known) == len(values) else None, **single, **recalls}
+    recalls = {
+        recall_key(n): recall_at(pools[ABNORMAL], n, weights) for n in endpoints.false_positives if ABNORMAL in pools
+    }
+    macros = {MACRO: _mean([single[f"ap50/{name}"] for name in classes])}
+    if endpoints.close_iou is not None:
+        close = [average_precision(pools[endpoints.close(name)], weights) for name in classes]
+        macros[endpoints.close_macro] = _mean(close)
+    return {**macros, **single, **recalls}
 
 
 def found_cells(pool: Pool, false_positives: float) -> int:
@@ -218,13 +238,25 @@ def found_cells(pool: Pool, false_positives: float) -> int:
     return round((recall_at(pool, false_positives) or 0.0) * pool.n_cells)
 
 
+def _abnormal(classes: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The question after all abnormal classes; none where the classes are no names of the taxonomy."""
+    if not set(classes) <= set(CLASSES):
+        return {}
+    return {ABNORMAL: tuple(name for name in classes if is_abnormal(name))}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known and len(known) == len(values) else None
+
+
 def _best(found: FieldPrediction, limit: int) -> FieldPrediction:
     return found.take(np.argsort(-found.scores, kind="stable")[:limit])
 
 
-def _outcomes(question: Question) -> NDArray[np.int64]:
+def _outcomes(question: Question, iou: float) -> NDArray[np.int64]:
     """(D,) what a question makes of each detection: 0 no part of it, 1 wrong, 2 right."""
-    matches, asked = question.taken()
+    matches, asked = question.taken(iou)
     match = matches[question.rows]
     result = np.zeros(len(matches), np.int64)
     result[question.rows] = np.where(match == UNMATCHED, 1, np.where(np.append(asked, False)[match], 2, 0))

@@ -53,6 +53,7 @@ def load(
     score_threshold: float | None = None,
     nms: Literal["agnostic", "class"] | None = None,
     threads: int | None = None,
+    any_specimen: bool = False,
 ) -> TorchDetector:
     """Load a bundle for inference.
 
@@ -62,6 +63,7 @@ def load(
         score_threshold: report detections above this score; None keeps the bundle's own.
         nms: suppress within a class, or whatever the class; None keeps the model's own.
         threads: CPU threads of this process; None leaves PyTorch its own number.
+        any_specimen: take a model of what is not cells of the cervix too; for comparing methods, never for a slide.
 
     Raises:
         ModelError: the bundle is unusable.
@@ -69,7 +71,7 @@ def load(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    model, info = load_bundle(bundle)
+    model, info = load_bundle(bundle, any_specimen=any_specimen)
     rule: dict[str, Any] = {"score_threshold": info.score_threshold if score_threshold is None else score_threshold}
     if nms is not None:
         rule["nms"] = nms

@@ -9,7 +9,8 @@ from typing import Any
 from wsi_detect import artifact
 from wsi_detect.evaluation.compare import Difference
 from wsi_detect.evaluation.methods import MethodFigures, compare_methods
-from wsi_detect.evaluation.out_of_fold import MACRO, found_cells
+from wsi_detect.evaluation.out_of_fold import MACRO, Endpoints, found_cells
+from wsi_detect.taxonomy import CLASSES
 from wsi_detect.training.grid import ComparisonJob, Row
 from wsi_detect.training.records import Finished
 
@@ -28,6 +29,7 @@ class Block:
         alphas: of the baseline and of Grad-Libra at all its parameters, on the seeds that all of these have.
         label: `under-trained` and why, or that it is not.
         trained: whether the baseline was trained enough.
+        prefix: beginning of the name of its plot's file.
     """
 
     detector: str
@@ -37,11 +39,12 @@ class Block:
     alphas: tuple[MethodFigures, ...]
     label: str
     trained: bool
+    prefix: str
 
     @property
     def picture(self) -> str:
         """File of its plot, in the folder `img` beside the document."""
-        return f"losses-{self.detector}-{self.sampler}.svg"
+        return f"{self.prefix}-{self.detector}-{self.sampler}.svg"
 
 
 def blocks(rows: Sequence[Finished], job: ComparisonJob, groups: Mapping[str, int]) -> list[Block]:
@@ -66,24 +69,32 @@ def blocks(rows: Sequence[Finished], job: ComparisonJob, groups: Mapping[str, in
             compare_methods(some, axes.baseline, job.fields.classes, axes.endpoints, groups, job.comparison)
             for some in (methods, alike)
         )
-        found.append(Block(detector, sampler, mine, tuple(figures), tuple(alphas), *_label(figures, rows, job)))
+        label, trained = _label(figures, rows, job)
+        prefix = job.report.prefix
+        found.append(Block(detector, sampler, mine, tuple(figures), tuple(alphas), label, trained, prefix))
     return found
 
 
 def tables(found: Sequence[Block], job: ComparisonJob, folds: Sequence[int] = ()) -> dict[str, str]:
-    """Return every table, Markdown, by the name of its place in a document; `folds` are those it is a first look at."""
+    """Return every table, Markdown, by the name of its place in a document; `folds` are those it is a first look at.
+
+    Names begin with `report.prefix`, so that a document has places for the tables of several declarations. The table of
+    alphas is there only if the declaration varies them.
+    """
     shown = [block for block in found if any(one.done for one in block.rows)] or list(found)
     waiting = [f"{block.detector} with {block.sampler}" for block in found if block not in shown]
     later = [f"Declared and not begun: {', '.join(waiting)}."] if waiting else []
     parts = {
-        "losses-label": [*_first_look(folds, job), *(_title(block, job) + block.label for block in shown), *later],
-        "losses-primary": [_title(block, job) + _primary(block, job) for block in shown],
-        "losses-secondary": [_title(block, job) + _secondary(block, job) for block in shown],
-        "losses-rare": [_title(block, job) + _rare(block, job) for block in shown],
-        "losses-alphas": [text for block in shown if (text := _alphas(block, job))],
-        "losses-made": [_made(shown, job)],
+        "label": [*_first_look(folds, job), *(_title(block, job) + block.label for block in shown), *later],
+        "primary": [_title(block, job) + _primary(block, job) for block in shown],
+        "secondary": [_title(block, job) + _secondary(block, job) for block in shown],
+        "rare": [_title(block, job) + _rare(block, job) for block in shown],
+        "made": [_made(shown, job)],
     }
-    return {name: "\n\n".join(texts) or "Nothing is finished yet." for name, texts in parts.items()}
+    if _varies_alphas(job):
+        parts["alphas"] = [text for block in shown if (text := _alphas(block, job))]
+    prefix = job.report.prefix
+    return {f"{prefix}-{name}": "\n\n".join(texts) or "Nothing is finished yet." for name, texts in parts.items()}
 
 
 def write_between_marks(document: Path, texts: Mapping[str, str]) -> list[str]:
@@ -174,9 +185,7 @@ def _primary(block: Block, job: ComparisonJob) -> str:
 
 def _secondary(block: Block, job: ComparisonJob) -> str:
     endpoints = job.cross_validation.endpoints
-    healthy = [f"ap50/{name}" for name in ("NILM",) if name in job.fields.classes]
-    wanted = [*healthy, *(f"ap50/{name}" for name in endpoints.groups)]
-    wanted += [f"recall@{n:g}fppi/any_abnormal" for n in endpoints.false_positives]
+    wanted = _wanted(job.fields.classes, endpoints)
     names = [_said(figure) for figure in wanted]
     lines = []
     for found in block.figures:
@@ -184,6 +193,16 @@ def _secondary(block: Block, job: ComparisonJob) -> str:
         title = job.cross_validation.methods[found.name].title or found.name
         lines.append((title, *cells))
     return _table(("method", *names), lines)
+
+
+def _wanted(classes: Sequence[str], endpoints: Endpoints) -> list[str]:
+    """Secondary endpoints: groups and abnormal cells where classes are of the taxonomy, else each class."""
+    close = [] if endpoints.close_iou is None else [endpoints.close_macro]
+    if not set(classes) <= set(CLASSES):
+        return [*close, *(f"ap50/{name}" for name in classes)]
+    healthy = [f"ap50/{name}" for name in ("NILM",) if name in classes]
+    recalls = [f"recall@{n:g}fppi/any_abnormal" for n in endpoints.false_positives]
+    return [*close, *healthy, *(f"ap50/{name}" for name in endpoints.groups), *recalls]
 
 
 def _rare(block: Block, job: ComparisonJob) -> str:
@@ -194,6 +213,8 @@ def _rare(block: Block, job: ComparisonJob) -> str:
         return "Nothing is finished yet."
     any_seed = next(iter(next(iter(known.values())).seeds.values()))
     rare = [c for c in job.fields.classes if 0 < int((any_seed.cells[c] > 0).sum()) <= endpoints.rare_fields]
+    if not rare:
+        return f"No class is in {endpoints.rare_fields} fields or fewer."
     heads = [f"{c}: of {int(any_seed.cells[c].sum())} in {int((any_seed.cells[c] > 0).sum())} fields" for c in rare]
     lines = []
     for name, one in known.items():
@@ -216,6 +237,11 @@ def alphas_of(made: Mapping[str, Any]) -> tuple[float, float] | None:
     if made.get("loss") == "focal" and options.get("gamma") == 1 and options.get("alpha", 0.25) < 0:
         return 0.0, 0.0
     return None
+
+
+def _varies_alphas(job: ComparisonJob) -> bool:
+    options = [method.training.get("options", {}) for method in job.cross_validation.methods.values()]
+    return sum(alphas_of({"loss_options": {}, **one}) is not None for one in options) > 1
 
 
 def _alphas(block: Block, job: ComparisonJob) -> str:
@@ -277,6 +303,8 @@ def _runs(one: Finished) -> str:
 def _said(figure: str) -> str:
     if figure.startswith("ap50/"):
         return f"AP50 {figure.removeprefix('ap50/')}"
+    if figure.startswith("macro_ap"):
+        return f"macro AP{figure.removeprefix('macro_ap')}"
     return f"abnormal recall at {figure.partition('@')[2].partition('fppi')[0]}"
 
 

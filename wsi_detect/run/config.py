@@ -44,6 +44,7 @@ SECTIONS = (
     "evaluation",
     "comparison",
     "cross_validation",
+    "report",
     "evidence_training",
     "map_comparison",
     "lab",

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from wsi_detect import __version__, artifact
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.annotations.importer import import_annotations
 from wsi_detect.annotations.rules import ImportRules
-from wsi_detect.data.cards import take_card
+from wsi_detect.data.cards import class_map_of, take_card
 from wsi_detect.data.index import build_index
+from wsi_detect.data.leaks import Item, find_leaks, hash_file
 from wsi_detect.data.split import check_leak, grouped_folds
 from wsi_detect.errors import LabelError, MissingArtifactError, OutputBusyError
 from wsi_detect.evaluation.average_precision import ap50
@@ -27,6 +28,7 @@ from wsi_detect.evaluation.groups import Unit, groups_of
 from wsi_detect.evaluation.out_of_fold import MACRO, endpoint_figures, out_of_fold
 from wsi_detect.losses import LOSSES
 from wsi_detect.slides import open_slide
+from wsi_detect.taxonomy import CLASSES
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
@@ -113,7 +115,7 @@ def in_folds(
 
     Args:
         images: folder of the files.
-        coco: labels, categories in the words of the taxonomy.
+        coco: labels, categories in the words of the taxonomy; of what is not cells of the cervix, in the card's.
         card: data card that maps them.
         facts: about them.
         work: folder for everything made on the way.
@@ -121,10 +123,12 @@ def in_folds(
         unit: what may not be divided; None for the largest known of all fields.
 
     Raises:
-        LabelError: no field, two fields with the same pixels, or labels that cannot be read.
+        LabelError: no field, two fields with the same pixels or that look alike in different folds, labels that cannot
+            be read, or of a class that the declaration does not name.
         ConfigError: the card is broken.
     """
-    truths = read_fields(coco)
+    class_map = class_map_of(card)
+    truths = read_fields(coco, _names_of(class_map))
     paths = [images / truth.image_id for truth in truths]
     lost = next((path for path in paths if not path.is_file()), None)
     if not truths or lost:
@@ -133,16 +137,36 @@ def in_folds(
     if len(set(ids)) < len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
         raise LabelError(f"{coco}: two fields have the same pixels ({twice}); one could be in training, one left out")
+    strangers = sorted({name for truth in truths for name in truth.labels} - set(facts.classes))
+    if strangers:
+        raise LabelError(f"{coco} has cells of class {strangers[0]}, which fields.classes does not name; add it there")
     unit, members = groups_of(truths, unit)
     present = np.array([[name in truth.labels for name in facts.classes] for truth in truths], np.int64)
     parts = grouped_folds(members, present, folds, facts.fold_seed)
     check_leak(members, [str(part) for part in parts])
+    _check_look_alikes(paths, parts)
     names = {truth.image_id: name for truth, name in zip(truths, ids, strict=True)}
     rules = ImportRules(faulty="repair")
-    annotations = import_annotations(coco, "coco", ClassMap.from_card(card), work / "dataset", names, rules)
+    annotations = import_annotations(coco, "coco", class_map, work / "dataset", names, rules)
     take_card(card, annotations)
     groups = group_numbers(members)
     return LabelledFields(images, tuple(truths), tuple(ids), parts, groups, unit, annotations, facts, work)
+
+
+def _names_of(class_map: ClassMap) -> tuple[str, ...]:
+    """Names that labels may have: any of the taxonomy, or if the card's are none of those, the card's alone."""
+    return tuple(CLASSES) if set(class_map.classes) <= set(CLASSES) else class_map.classes
+
+
+def _check_look_alikes(paths: Sequence[Path], folds: NDArray[np.int64]) -> None:
+    """Refuse two photographs of one field in two folds: one would be trained on, the other looked at."""
+    rows = zip(paths, folds.tolist(), strict=True)
+    found = find_leaks([Item(path.name, f"fold {fold}", looks=hash_file(path)) for path, fold in rows])
+    if found:
+        raise LabelError(
+            f"{len(found)} pairs of fields across the folds: {'; '.join(map(str, found))}; take one of each out, or "
+            "give both one field_id in the COCO file"
+        )
 
 
 def settle(bench: Bench, run: Run) -> bool:

@@ -106,6 +106,13 @@ class CrossValidationConfig(Config):
         return self
 
 
+class ReportConfig(Config):
+    """Where tables and plots go."""
+
+    #: Beginning of the names of their places in a document, and of the plots' files.
+    prefix: str = Field("losses", pattern=r"^[a-z0-9]+$")
+
+
 class ComparisonJob(Config):
     """The sections of the file."""
 
@@ -114,6 +121,7 @@ class ComparisonJob(Config):
     training: TrainingConfig = TrainingConfig()
     comparison: ComparisonConfig = ComparisonConfig()
     cross_validation: CrossValidationConfig
+    report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
     def _nobody_has_seen_the_fields(self) -> "ComparisonJob":
@@ -212,7 +220,8 @@ def shared(job: ComparisonJob) -> dict[str, Any]:
     """What all runs of a declaration have in common, but the fields themselves; plain values."""
     return {
         "facts": job.fields.model_dump(mode="json"),
-        "endpoints": job.cross_validation.endpoints.model_dump(mode="json"),
+        # What is not asked for is left out: a question that somebody else may ask spoils no record.
+        "endpoints": job.cross_validation.endpoints.model_dump(mode="json", exclude_none=True),
         "folds": job.cross_validation.folds,
     }
 

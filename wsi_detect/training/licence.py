@@ -12,9 +12,10 @@ from wsi_detect.training.config import TrainingConfig
 
 #: What weights may be used for that were trained for a use.
 _WITHIN: dict[str, tuple[Use, ...]] = {
-    "research": ("research",),
-    "release": ("research", "release"),
-    "commercial": ("research", "release", "commercial"),
+    "comparison": ("comparison",),
+    "research": ("comparison", "research"),
+    "release": ("comparison", "research", "release"),
+    "commercial": ("comparison", "research", "release", "commercial"),
 }
 
 _log = logging.getLogger(__name__)
