@@ -5,8 +5,9 @@
         [--limit-minutes 90] [--report docs/evidence-maps.md]
 
 The same command continues: a run whose record is there, made with these very settings, is not repeated, and one that
-was stopped goes on. Started twice, two processes share the runs. With `--report` the tables of what is finished go
-between the marks `<!-- maps-TASK -->` and `<!-- end -->` of the document.
+was stopped goes on. Started several times, after one with `--limit-minutes 0` has cut the fields into patches,
+processes share the runs. With `--report` nothing is trained: the tables of what is finished go between the marks
+`<!-- maps-TASK -->` and `<!-- end -->` of the document.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from wsi_detect.errors import MissingArtifactError, WsiDetectError
 from wsi_detect.report.map_tables import map_table
 from wsi_detect.report.method_tables import write_between_marks
 from wsi_detect.run.config import load_job
-from wsi_detect.training.cross_validation import in_folds
+from wsi_detect.training.cross_validation import in_folds, tiled
 from wsi_detect.training.map_comparison import (
     MapBench,
     MapComparisonJob,
@@ -44,7 +45,9 @@ def main(bench: MapBench, limit_minutes: float | None = None) -> int:
     """Do the runs that are not recorded yet, and return how many are still open."""
     runs = map_runs(bench.job.map_comparison)
     for run in runs:
-        settings(bench.job, run, bench.job.map_comparison.mil)  # a wrong option shall not be found after hours
+        for changes in bench.job.map_comparison.variants.values():
+            settings(bench.job, run, changes)  # a wrong option shall not be found after hours
+    tiled(bench.fields, bench.job.tiling)
     begun = time.monotonic()
     for number, run in enumerate(runs, start=1):
         if limit_minutes is not None and time.monotonic() - begun >= 60 * limit_minutes:

@@ -48,6 +48,10 @@ def test_every_configuration_is_valid(path):
         TrainingConfig.model_validate(values["training"])
     if "fields" in values:
         load_job(path, pipeline("train_on_fields").JobConfig)
+    if "evidence_training" in values:
+        load_job(path, pipeline("weak_heatmap").JobConfig)
+    if "map_comparison" in values:
+        load_job(path, pipeline("compare_heatmaps").MapComparisonJob)
     if "dataset" in values:
         load_job(path, pipeline("build_dataset").JobConfig)
     if "cross_validation" in values:

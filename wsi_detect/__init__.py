@@ -17,11 +17,13 @@ if TYPE_CHECKING:
     from wsi_detect.exports.exporter import export_cells
     from wsi_detect.geometry import Box, PatchFrame
     from wsi_detect.inference.detect import DetectionConfig, detect_patches
+    from wsi_detect.inference.evidence import EvidenceConfig, map_evidence
     from wsi_detect.report.slide_report import write_report
     from wsi_detect.run import Batch, RunConfig, RunOptions, list_slides, run_batch
     from wsi_detect.slides import SlideInfo, SlideReader, open_slide
     from wsi_detect.stitching.cell_map import CellMap
     from wsi_detect.stitching.stitcher import StitchingConfig, stitch_detections
+    from wsi_detect.tiling.evidence_map import EvidenceMap
     from wsi_detect.tiling.grid import TileGrid
     from wsi_detect.tiling.patch_store import PatchStore
     from wsi_detect.tiling.plan import TilingConfig
@@ -40,6 +42,8 @@ _HOMES = MappingProxyType(
         "ClassMap": "annotations.class_map",
         "DetectionConfig": "inference.detect",
         "DetectorInfo": "detectors.info",
+        "EvidenceConfig": "inference.evidence",
+        "EvidenceMap": "tiling.evidence_map",
         "PatchFrame": "geometry",
         "PatchStore": "tiling.patch_store",
         "RunConfig": "run",
@@ -57,6 +61,7 @@ _HOMES = MappingProxyType(
         "export_cells": "exports.exporter",
         "import_annotations": "annotations.importer",
         "list_slides": "run",
+        "map_evidence": "inference.evidence",
         "open_slide": "slides",
         "read_info": "detectors.info",
         "run_batch": "run",
@@ -74,6 +79,8 @@ __all__ = [
     "ClassMap",
     "DetectionConfig",
     "DetectorInfo",
+    "EvidenceConfig",
+    "EvidenceMap",
     "PatchFrame",
     "PatchStore",
     "RunConfig",
@@ -92,6 +99,7 @@ __all__ = [
     "export_cells",
     "import_annotations",
     "list_slides",
+    "map_evidence",
     "open_slide",
     "read_info",
     "run_batch",

@@ -13,6 +13,8 @@ NAMES = {
     "index": "slide_id patch_id split coverage focus counts",
     "detections": "slide_id patch_id x0_px y0_px x1_px y1_px label score class_scores",
     "patches": "slide_id patch_id status reason coverage no_data unreadable focus stain crowding blood mucus",
+    "evidence_parts": "slide_id patch_id status no_data unreadable x0 y0 x1 y1 codes",
+    "hard_negatives": "slide_id patch_id rank evidence share_above x0_px y0_px x1_px y1_px",
     "cells": "cell_id slide_id x0_px y0_px x1_px y1_px label score class_scores support geometry members",
     "metrics": "metric label threshold value ci_low ci_high n subset unit undefined replicates groups",
     "evaluated_images": "image_id patient_id slide_id field_id width_px height_px mpp roi",

@@ -87,10 +87,13 @@ def gate_cost(
     from wsi_detect.cli.facts import write_json
     from wsi_detect.evaluation.gate_cost import gate_table
 
+    levels = _numbers(thresholds)
     slides = _gated_slides(works, annotations, area)
-    rows = gate_table(slides, _numbers(thresholds))
+    rows = gate_table(slides, levels)
     write_json(json_out, {"area": area, "slides": len(slides), "gates": rows})
-    Console().print(_cost_table(rows))
+    console = Console()
+    console.print(_cost_table(rows))
+    console.print(_lost_table(rows))
 
 
 @app.command("hard-negatives")
@@ -147,23 +150,28 @@ def _gated_slides(works: Sequence[Path], annotations: Path | None, area: str) ->
 
 
 def _cost_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
-    """One row a gate: what it saves, and cells lost of cells known."""
+    """One row a gate: what it saves, and abnormal cells in patches not shown."""
     from rich.table import Table
 
-    names = list(rows[0]["cells"]) if rows else []
     table = Table()
-    for head in ("gate", "patches not shown", "saved", "abnormal lost", "sensitivity", *names):
+    for head in ("gate", "not shown", "saved", "abnormal lost", "sensitivity"):
         table.add_column(head, justify="right")
     for row in rows:
         abnormal = row["abnormal"]
         kept = "n/a" if not abnormal["cells"] else f"{1 - abnormal['lost'] / abnormal['cells']:.4f}"
-        counts = [f"{row['cells'][name]['lost']} of {row['cells'][name]['cells']}" for name in names]
-        table.add_row(
-            f"{row['threshold']:g}",
-            f"{row['not_shown']} of {row['patches']}",
-            f"{row['saved']:.1%}",
-            f"{abnormal['lost']} of {abnormal['cells']}",
-            kept,
-            *counts,
-        )
+        hidden, lost = f"{row['not_shown']} of {row['patches']}", f"{abnormal['lost']} of {abnormal['cells']}"
+        table.add_row(f"{row['threshold']:g}", hidden, f"{row['saved']:.1%}", lost, kept)
+    return table
+
+
+def _lost_table(rows: Sequence[Mapping[str, Any]]) -> "Table":
+    """One row a class: its cells, and how many of them each gate loses."""
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("class")
+    for head in ("cells", *(f"{row['threshold']:g}" for row in rows)):
+        table.add_column(head, justify="right")
+    for name in rows[0]["cells"]:
+        table.add_row(name, str(rows[0]["cells"][name]["cells"]), *(str(row["cells"][name]["lost"]) for row in rows))
     return table

@@ -26,6 +26,11 @@ from wsi_detect.tiling.patch_store import PatchStore
 #: The only column where kinds of region are not told apart.
 ANY = "region"
 
+#: Stores a process keeps open.
+_OPEN_STORES = 256
+#: Decoded patches a process keeps, bytes: labelled fields fit as a whole, and are decoded once instead of at each draw.
+_KEPT_BYTES = 1 << 28
+
 _NO_BOXES = np.zeros((0, 4)), np.zeros(0, np.int64)
 
 
@@ -149,13 +154,18 @@ def read_slide_labels(path: Path, region: Sequence[str], per_class: bool = False
     return found
 
 
+def label_targets(label: str, region: Sequence[str], per_class: bool = False) -> NDArray[np.bool_]:
+    """Which kinds of region (K,) bool a label names, names separated by `;`; arguments as in `read_slide_labels`."""
+    names = {part.strip() for part in label.split(";")}
+    each = [name in names for name in region]
+    return np.array(each if per_class else [any(each)])
+
+
 def _targets(row: Mapping[str, str | None], region: Sequence[str], per_class: bool, where: str) -> NDArray[np.bool_]:
     if "label" in row:
-        names = {part.strip() for part in (row["label"] or "").split(";")} - {""}
-        if not names:
+        if not (row["label"] or "").replace(";", "").strip():
             raise LabelError(f"{where}: no label; leave out slides of which nothing is known")
-        each = [name in names for name in region]
-        return np.array(each if per_class else [any(each)])
+        return label_targets(row["label"] or "", region, per_class)
     said = (row["positive"] or "").strip()
     if said not in ("0", "1"):
         raise LabelError(f"{where}: positive is 0 or 1, not {said!r}")
@@ -190,6 +200,7 @@ class BagDataset(Dataset[BagBatch]):
         self._sides = np.flatnonzero(negative), np.flatnonzero(~negative)
         self._rule, self._steps, self._augment, self._seed = rule, steps, augment, seed
         self._open: dict[int, BagSource] = {}
+        self._kept: dict[tuple[int, int], NDArray[np.uint8]] = {}
 
     def __len__(self) -> int:
         return self._steps
@@ -199,16 +210,15 @@ class BagDataset(Dataset[BagBatch]):
         images: list[NDArray[np.uint8]] = []
         targets = []
         for slide in self._drawn(rng):
-            store = self._store(slide)
-            every = len(store) < self._rule.patches
-            for i in rng.choice(len(store), self._rule.patches, replace=every).tolist():
-                images.append(self._picture(store, i, sample_seed(self._seed, step, len(images))))
+            count = len(self._store(slide))
+            for i in rng.choice(count, self._rule.patches, replace=count < self._rule.patches).tolist():
+                images.append(self._picture(slide, i, sample_seed(self._seed, step, len(images))))
             targets.append(self.slides[slide].targets)
         return BagBatch(torch.from_numpy(np.stack(images)), torch.from_numpy(np.stack(targets)).float())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave open stores behind: a loader process has its own."""
-        return {**self.__dict__, "_open": {}}
+        """Leave open stores and pixels behind: a loader process has its own."""
+        return {**self.__dict__, "_open": {}, "_kept": {}}
 
     def _drawn(self, rng: np.random.Generator) -> list[int]:
         """Slides of a step: the share with a region is met exactly, up to a bag that chance decides."""
@@ -221,19 +231,28 @@ class BagDataset(Dataset[BagBatch]):
             for slide in rng.choice(side, count, replace=count > len(side))
         ]
 
-    def _picture(self, store: BagSource, i: int, seed: int) -> NDArray[np.uint8]:
+    def _picture(self, slide: int, i: int, seed: int) -> NDArray[np.uint8]:
+        store = self._store(slide)
         frame, side = store.frame(i), store.patch_px
         # Beyond the slide there is nothing to learn from.
         across = min(side, max(1, round((store.slide.width_px - frame.x_px) / frame.scale)))
         down = min(side, max(1, round((store.slide.height_px - frame.y_px) / frame.scale)))
 
         def read(window: Window) -> NDArray[np.uint8]:
-            return store.read(i, window).rgb
+            whole = self._kept.get((slide, i))
+            if whole is None and (len(self._kept) + 1) * 3 * side**2 <= _KEPT_BYTES:
+                whole = self._kept[slide, i] = store.read(i).rgb
+            if whole is None:
+                return store.read(i, window).rgb
+            x0, y0, x1, y1 = window
+            return whole[y0:y1, x0:x1].copy()
 
         return self._augment(read, (across, down), *_NO_BOXES, seed)[0]
 
     def _store(self, slide: int) -> BagSource:
         if slide not in self._open:
+            if len(self._open) >= _OPEN_STORES:
+                self._open.pop(next(iter(self._open)))
             store = self.slides[slide].store
             self._open[slide] = PatchStore.open(store) if isinstance(store, Path) else store
             if not len(self._open[slide]):

@@ -58,7 +58,10 @@ def percent(value: float) -> str:
 
 def meaning(status: Status) -> str:
     """Return what the status does and does not mean."""
-    return _MEANING[status["status"]]
+    text = _MEANING[status["status"]]
+    if (status.get("gate") or {}).get("not_shown"):
+        text = f"{text} The detector was shown a part of that area only: see the gate below."
+    return text
 
 
 def shares(status: Status) -> list[Share]:

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 _NONE = "–"
+#: Methods in the order of the rows.
 _TITLES = {
     "oracle": "*oracle: centres of the cells known*",
     "negev": "**NEGEV**",
+    "negev_otsu": "**NEGEV**, Otsu's seeds, w = 4",
     "cam": "CAM",
     "grad_cam_pp": "Grad-CAM++",
     "layer_cam": "LayerCAM",
@@ -41,10 +43,11 @@ def map_table(title: str, records: Sequence[Mapping[str, Any]], declared: int, n
     if not records:
         return lines[0] + "\n"
     lines += ["", f"| method | {' | '.join(_COLUMNS.values())} |", "|---" * (len(_COLUMNS) + 1) + "|"]
-    for method in records[0]["figures"]:
+    methods = [method for method in _TITLES if method in records[0]["figures"]]
+    for method in methods:
         cells = [_cell(records, method, column) for column in _COLUMNS]
-        lines.append(f"| {_TITLES.get(method, method)} | {' | '.join(cells)} |")
-    chance = [_cell(records, next(iter(records[0]["figures"])), f"prevalence{part}") for part in ("", "_region")]
+        lines.append(f"| {_TITLES[method]} | {' | '.join(cells)} |")
+    chance = [_cell(records, methods[0], f"prevalence{part}") for part in ("", "_region")]
     lines += ["", f"Chance, the share of px that are region: {chance[0]} of all fields, {chance[1]} of those with one."]
     return "\n".join(lines) + "\n"
 

@@ -46,7 +46,6 @@ SECTIONS = (
     "cross_validation",
     "report",
     "evidence_training",
-    "evidence",
     "map_comparison",
     "lab",
 )

@@ -114,6 +114,7 @@ class DecoderModule(LightningModule):
         """
         super().__init__()
         model.freeze_classifier()
+        model.train()
         self.model, self.loss = model, loss
         self.optimiser, self.bag, self.seeds = optimiser, bag, seeds
         self.top_share, self.epoch_steps = top_share, epoch_steps

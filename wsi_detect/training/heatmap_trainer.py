@@ -73,7 +73,7 @@ def train_classifier(slides: Sequence[LabelledSlide], out: Path, config: Evidenc
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
-    model = build_evidence_model(region_columns(config.region, config.per_class), config.model)
+    model = build_evidence_model(region_columns(config.region, config.per_class), config.model).train()
     kept = out / CLASSIFIER
     if not kept.exists():
         module = ClassifierModule(model, config.classifier.optimiser, config.bag, config.top_share)

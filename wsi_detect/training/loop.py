@@ -119,6 +119,7 @@ def without_lightnings_own_warnings() -> Iterator[None]:
             r"The '\w+_dataloader' does not have many workers",  # the loader's processes are the user's to set
             r"Checkpoint directory .* exists and is not empty",  # a resumed run's is
             r"GPU available but not used",
+            r"Found \d+ module\(s\) in eval mode at the start of training",  # a frozen part of a model
         ):
             warnings.filterwarnings("ignore", message)
         yield

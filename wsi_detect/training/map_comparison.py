@@ -1,7 +1,7 @@
 """Evidence maps against each other by cross-validation: trained on field labels alone, held against boxes.
 
-A run is a task, a seed and the fold left out. It trains a classifier, on which CAM, Grad-CAM++ and LayerCAM rest,
-with it frozen NEGEV's decoder, and a classifier of its own for multiple-instance learning; all map the fields left out.
+A run is a task, a seed and the fold left out. It trains a classifier, on which CAM, Grad-CAM++ and LayerCAM rest, two
+decoders of NEGEV over it, and a classifier of its own for multiple-instance learning. All map the fields left out.
 """
 
 import logging
@@ -33,11 +33,11 @@ from wsi_detect.training.heatmap_config import EvidenceTrainingConfig
 from wsi_detect.training.heatmap_trainer import train_classifier, train_decoder
 from wsi_detect.training.records import Results
 
-NEGEV, MIL, ORACLE, RANDOM = "negev", "mil", "oracle", "random"
+NEGEV, NEGEV_OTSU, MIL, ORACLE, RANDOM = "negev", "negev_otsu", "mil", "oracle", "random"
 #: The activation map as a probability, not normalised image by image: maps of different fields can be compared.
 CAM_PROBABILITY = "cam_probability"
 #: Every method, as the tables list them.
-METHODS = (ORACLE, NEGEV, *MAPPERS, CAM_PROBABILITY, MIL, RANDOM)
+METHODS = (ORACLE, NEGEV, NEGEV_OTSU, *MAPPERS, CAM_PROBABILITY, MIL, RANDOM)
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +58,13 @@ class MapComparisonConfig(Config):
     tasks: dict[str, Task]
     #: What multiple-instance learning changes in `evidence_training`.
     mil: dict[str, Any] = Field(default_factory=dict)
+    #: What a second decoder changes, over the same classifier.
+    negev_otsu: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def variants(self) -> dict[str, dict[str, Any]]:
+        """Everything that is trained → what it changes."""
+        return {NEGEV: {}, NEGEV_OTSU: self.negev_otsu, MIL: self.mil}
 
 
 class MapComparisonJob(Config):
@@ -155,7 +162,7 @@ def record_path(results: Results, run: MapRun) -> Path:
 
 
 def settings(job: MapComparisonJob, run: MapRun, changes: Mapping[str, Any] | None = None) -> EvidenceTrainingConfig:
-    """Settings of a run's training; `changes` are those of multiple-instance learning."""
+    """Settings of a run's training; `changes` are those of what is trained."""
     values = merged(job.evidence_training.model_dump(mode="json"), changes or {})
     values |= {"region": job.map_comparison.tasks[run.task].region, "seed": run.seed, "per_class": False}
     return parse(values, EvidenceTrainingConfig, where=f"map_comparison, run {run.name}")
@@ -207,14 +214,19 @@ def _learned(
     bench: MapBench, run: MapRun, slides: Sequence[LabelledSlide], images: Sequence[NDArray[np.uint8]]
 ) -> dict[str, list[Map]]:
     """Train, and map the images with every method that learns."""
-    config, folder = settings(bench.job, run), _folder(bench, run)
-    model = train_classifier(slides, folder / "negev", config)
-    train_decoder(model, slides, folder / "negev", config)
-    other = settings(bench.job, run, bench.job.map_comparison.mil)
-    instances = train_classifier(slides, folder / "mil", other)
-    device = torch.device("cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-    over: dict[str, Mapper] = {NEGEV: _evidence, **MAPPERS, CAM_PROBABILITY: instance_probability}
-    maps = {name: _mapped(model, mapper, images, device) for name, mapper in over.items()}
+    folder = _folder(bench, run)
+    each = {name: settings(bench.job, run, changes) for name, changes in bench.job.map_comparison.variants.items()}
+    machine = each[NEGEV].accelerator
+    device = torch.device("cuda" if machine != "cpu" and torch.cuda.is_available() else "cpu")
+    maps = {}
+    for name in (NEGEV, NEGEV_OTSU):
+        # The second time it is read from the folder.
+        model = train_classifier(slides, folder / "classifier", each[NEGEV])
+        train_decoder(model, slides, folder / name, each[name])
+        maps[name] = _mapped(model, _evidence, images, device)
+    over: dict[str, Mapper] = {**MAPPERS, CAM_PROBABILITY: instance_probability}
+    maps |= {name: _mapped(model, mapper, images, device) for name, mapper in over.items()}
+    instances = train_classifier(slides, folder / MIL, each[MIL])
     return maps | {MIL: _mapped(instances, instance_probability, images, device)}
 
 
@@ -270,7 +282,7 @@ def _digest(results: Results, job: MapComparisonJob, run: MapRun) -> str:
     machine = {"accelerator", "devices", "precision", "threads"}
     made = [
         settings(job, run, changes).model_dump(mode="json", exclude_defaults=True, exclude=machine)
-        for changes in (None, job.map_comparison.mil)
+        for changes in job.map_comparison.variants.values()
     ]
     for one in made:
         one.get("bag", {}).pop("workers", None)
