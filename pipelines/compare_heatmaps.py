@@ -68,7 +68,8 @@ def report(bench: MapBench, document: Path) -> None:
     for name, task in bench.job.map_comparison.tasks.items():
         mine = [run for run in runs if run.task == name]
         records = [record for run in mine if (record := map_record(bench.results, bench.job, run))]
-        texts[f"maps-{name}"] = map_table(task.title, records, len(mine), counts[name], len(bench.fields.ids))
+        declared = bench.job.map_comparison.folds, len(bench.job.map_comparison.seeds)
+        texts[f"maps-{name}"] = map_table(task.title, records, declared, counts[name], len(bench.fields.ids))
     lost = write_between_marks(document, texts)
     if lost:
         raise MissingArtifactError(f"{document} has no place <!-- {lost[0]} --> … <!-- end --> for a table")

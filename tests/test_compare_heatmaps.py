@@ -57,7 +57,7 @@ def fields(tmp_path_factory):
     return folder
 
 
-def declared(**changes):
+def declared(second=True, **changes):
     training = {
         "model": {"backbone": "timm/test_resnet", "last_stage": 1, "channels": [4]},
         "bag": {"bags": 2, "patches": 1, "top": 1, "crop_px": 64, "augmentation": "flip"},
@@ -73,7 +73,8 @@ def declared(**changes):
         | {"quality": False, "mask": {"preparation": "none"}},
         "evidence_training": training | changes,
         "map_comparison": {"folds": 2, "seeds": [0], "tasks": {"A": {"title": "Task A", "region": ["HSIL"]}}}
-        | {"mil": {"top_share": 0.1}},
+        | {"mil": {"top_share": 0.1}}
+        | ({"negev_otsu": {"seeds": {"seeder": "otsu"}}} if second else {}),
     }
     return MapComparisonJob.model_validate(values)
 
@@ -126,7 +127,7 @@ def test_what_is_recorded_is_not_done_again(finished, monkeypatch):
     assert compare.main(elsewhere) == 0
 
 
-@pytest.mark.parametrize("changes", [{"decoder": {"steps": 3}}, {"loss": {"negative_weight": 2.0}}])
+@pytest.mark.parametrize("changes", [{"decoder": {"steps": 3}}, {"loss": {"negative_weight": 2.0}}, {"second": False}])
 def test_a_record_of_other_settings_does_not_count(finished, changes):
     bench, _ = finished
     other = declared(**changes)
@@ -157,7 +158,7 @@ def test_tables_go_between_marks(finished, tmp_path):
     document.write_text("# Maps\n\n<!-- maps-A -->\nold\n<!-- end -->\nafter\n")
     compare.report(bench, document)
     text = document.read_text()
-    assert "**Task A**: 2 of 6 fields are fully negative. 2 of 2 runs are finished. Percent." in text
+    assert "**Task A**: 2 of 6 fields are fully negative. 2 of 2 runs are finished. Percent, of seed 0," in text
     assert "old" not in text
     assert text.endswith("after\n")
     # Ceiling first, floor last.
@@ -174,15 +175,17 @@ def test_a_table_says_mean_spread_and_what_is_missing():
         figures = {"pxap": pxap, "pxap_region": None, "best_dice": 1.0, "pointing": 50.0, "negative_mean": 2.0}
         return {"run": {"seed": seed, "fold": fold}, "figures": {"negev": {**figures, "prevalence": 4.0}}}
 
-    records = [record(0, 0, 10.0), record(0, 1, 20.0), record(1, 0, 16.0), record(1, 1, 18.0)]
+    records = [record(0, 0, 10.0), record(0, 1, 20.0), record(1, 0, 16.0), record(1, 1, 18.0), record(2, 1, 99.0)]
     for entry in records:
         entry["figures"]["negev"]["prevalence_region"] = 8.0
-    text = map_table("T", records, 6, 3, 10)
-    assert "3 of 10 fields are fully negative. 4 of 6 runs are finished: **not complete**" in text
+    text = map_table("T", records, (2, 3), 3, 10)
+    assert "3 of 10 fields are fully negative. 5 of 6 runs are finished: **not complete**" in text
+    assert "of seeds 0, 1, whose folds are all there" in text
     # Seeds have means of 15 and 17.
     assert f"| **NEGEV** | 16.0 ± {np.sqrt(2):.1f} | – | 1.0 ± 0.0 | 50.0 ± 0.0 | 2.0 ± 0.0 |" in text
     assert "4.0 ± 0.0 of all fields, 8.0 ± 0.0 of those with one" in text
-    assert "0 of 6 runs" in map_table("T", [], 6, 3, 10)
+    assert "0 of 6 runs" in map_table("T", [], (2, 3), 3, 10)
+    assert "no seed has all its folds" in map_table("T", records[:1], (2, 3), 3, 10)
 
 
 @pytest.mark.parametrize(

@@ -125,12 +125,10 @@ def test_labels_that_say_nothing_teach_nothing(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["size", "texture"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_size_or_texture_alone_is_enough(kind, seed, tmp_path):
+def test_texture_alone_is_enough_too(tmp_path):
     longer = {"steps": 150, "optimiser": {"learning_rate": 0.003}}
-    slides, others = paint(16, kind, seed), paint(8, kind, seed + 100)
-    given = {"classifier": longer, "decoder": longer, "seed": seed}
+    slides, others = paint(16, "texture", 0), paint(8, "texture", 1)
+    given = {"classifier": longer, "decoder": longer}
     pxap, prevalence, calm = measured(train(slides, tmp_path / "true", **given)[0], others)
     assert pxap >= 90
     assert calm < 0.05

@@ -1,6 +1,7 @@
 """The comparison of evidence maps as tables: each figure as its mean over folds, then mean and spread over seeds."""
 
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,22 +27,28 @@ _COLUMNS = {
 }
 
 
-def map_table(title: str, records: Sequence[Mapping[str, Any]], declared: int, negative: int, fields: int) -> str:
-    """Markdown table of a task.
+def map_table(
+    title: str, records: Sequence[Mapping[str, Any]], declared: tuple[int, int], negative: int, fields: int
+) -> str:
+    """Markdown table of a task, of the seeds whose folds are all there.
 
     Args:
         title: of the task.
         records: of its finished runs.
-        declared: its runs in all.
+        declared: folds and seeds in all.
         negative: fields without a region.
         fields: in all.
     """
-    lines = [
-        f"**{title}**: {negative} of {fields} fields are fully negative. {len(records)} of {declared} runs are "
-        f"finished{'' if len(records) == declared else ': **not complete**'}. Percent.",
-    ]
-    if not records:
-        return lines[0] + "\n"
+    folds, runs = declared[0], declared[0] * declared[1]
+    counts = Counter(record["run"]["seed"] for record in records)
+    seeds = sorted(seed for seed, count in counts.items() if count == folds)
+    state = f"{title}**: {negative} of {fields} fields are fully negative. {len(records)} of {runs} runs are finished"
+    state += "" if len(records) == runs else ": **not complete**"
+    if not seeds:
+        return f"**{state}, and no seed has all its folds.\n"
+    named = ", ".join(str(seed) for seed in seeds)
+    lines = [f"**{state}. Percent, of seed{'s' * (len(seeds) > 1)} {named}, whose folds are all there."]
+    records = [record for record in records if record["run"]["seed"] in seeds]
     lines += ["", f"| method | {' | '.join(_COLUMNS.values())} |", "|---" * (len(_COLUMNS) + 1) + "|"]
     methods = [method for method in _TITLES if method in records[0]["figures"]]
     for method in methods:

@@ -36,7 +36,7 @@ from wsi_detect.training.records import Results
 NEGEV, NEGEV_OTSU, MIL, ORACLE, RANDOM = "negev", "negev_otsu", "mil", "oracle", "random"
 #: The activation map as a probability, not normalised image by image: maps of different fields can be compared.
 CAM_PROBABILITY = "cam_probability"
-#: Every method, as the tables list them.
+#: Every method; a second decoder may be left out.
 METHODS = (ORACLE, NEGEV, NEGEV_OTSU, *MAPPERS, CAM_PROBABILITY, MIL, RANDOM)
 
 _log = logging.getLogger(__name__)
@@ -58,13 +58,14 @@ class MapComparisonConfig(Config):
     tasks: dict[str, Task]
     #: What multiple-instance learning changes in `evidence_training`.
     mil: dict[str, Any] = Field(default_factory=dict)
-    #: What a second decoder changes, over the same classifier.
-    negev_otsu: dict[str, Any] = Field(default_factory=dict)
+    #: What a second decoder changes, over the same classifier; None for no second one.
+    negev_otsu: dict[str, Any] | None = None
 
     @property
     def variants(self) -> dict[str, dict[str, Any]]:
         """Everything that is trained → what it changes."""
-        return {NEGEV: {}, NEGEV_OTSU: self.negev_otsu, MIL: self.mil}
+        second = {} if self.negev_otsu is None else {NEGEV_OTSU: self.negev_otsu}
+        return {NEGEV: {}, **second, MIL: self.mil}
 
 
 class MapComparisonJob(Config):
@@ -204,7 +205,7 @@ def _run(bench: MapBench, run: MapRun) -> dict[str, Any]:
         "digest": _digest(bench.results, bench.job, run),
         "fields": {"trained": len(slides), "trained_negative": sum(slide.negative for slide in slides)}
         | {"mapped": len(watched), "mapped_negative": int(negative[watched].sum())},
-        "figures": {name: _rounded(asdict(evidence_figures(maps[name], boxes))) for name in METHODS},
+        "figures": {name: _rounded(asdict(evidence_figures(found, boxes))) for name, found in maps.items()},
         "seconds": round(time.monotonic() - begun),
         "version": __version__,
     }
@@ -219,7 +220,7 @@ def _learned(
     machine = each[NEGEV].accelerator
     device = torch.device("cuda" if machine != "cpu" and torch.cuda.is_available() else "cpu")
     maps = {}
-    for name in (NEGEV, NEGEV_OTSU):
+    for name in (name for name in each if name != MIL):
         # The second time it is read from the folder.
         model = train_classifier(slides, folder / "classifier", each[NEGEV])
         train_decoder(model, slides, folder / name, each[name])
