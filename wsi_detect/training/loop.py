@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from lightning.pytorch import Trainer
@@ -19,11 +19,45 @@ from torch import nn
 from wsi_detect import artifact
 from wsi_detect.errors import StaleArtifactError
 from wsi_detect.training.callbacks import ModelAverage, RandomState
-from wsi_detect.training.config import LoopConfig, OptimiserConfig
+from wsi_detect.training.config import OptimiserConfig, Precision
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
 LAST = "last.ckpt"
+
+
+class LoopSettings(Protocol):
+    """How a training loop runs, whatever it trains."""
+
+    @property
+    def checkpoint_minutes(self) -> float:
+        """Between two checkpoints."""
+        ...
+
+    @property
+    def clip_norm(self) -> float:
+        """Largest norm of a step's gradient."""
+        ...
+
+    @property
+    def ema_decay(self) -> float:
+        """Of the averaged weights."""
+        ...
+
+    @property
+    def precision(self) -> Precision:
+        """Of the arithmetic, in Lightning's words."""
+        ...
+
+    @property
+    def accelerator(self) -> str:
+        """Lightning's name of the device."""
+        ...
+
+    @property
+    def devices(self) -> int | Literal["auto"]:
+        """How many."""
+        ...
 
 
 def claim(out: Path, mine: Mapping[str, Any]) -> None:
@@ -47,13 +81,14 @@ def checkpoint(out: Path) -> str | None:
     return str(last) if last.exists() else None
 
 
-def make_trainer(out: Path, config: LoopConfig, watched: bool) -> Trainer:
-    """A trainer of `config.steps` steps.
+def make_trainer(out: Path, config: LoopSettings, steps: int, *, validate_every: int | None = None) -> Trainer:
+    """A trainer of so many steps.
 
     Args:
         out: folder of the run.
         config: how the loop runs.
-        watched: there is something to validate on.
+        steps: of the optimiser.
+        validate_every: steps between two looks at what is watched; None where nothing is.
     """
     # One folder for each start: a logger given the folder of a stopped run empties it.
     figures = CSVLogger(out, name="logs")
@@ -77,9 +112,9 @@ def make_trainer(out: Path, config: LoopConfig, watched: bool) -> Trainer:
         accelerator=config.accelerator,
         devices=config.devices,
         precision=config.precision,
-        max_steps=config.steps,
+        max_steps=steps,
         # Steps decide, not epochs, so that the length of an epoch is nobody's concern.
-        val_check_interval=config.validate_every if watched else None,
+        val_check_interval=validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=config.clip_norm,
