@@ -1,7 +1,7 @@
 """Measure a bundle on a split it was not trained on, and write its model card and figures.json.
 
     python scripts/make_model_card.py --bundle runs/all/bundle --coco val.json --images FIELDS --out models/NAME \
-        --commit HASH [--floor runs/shuffled/bundle]
+        --commit HASH [--floor runs/shuffled/bundle] [--input-scale 0.5]
 
 The split is looked at here and nowhere before. The floor is the same detector trained on classes dealt out at random.
 """
@@ -10,6 +10,7 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from wsi_detect import artifact
-from wsi_detect.detectors.bundle import load_bundle, save_bundle
+from wsi_detect.detectors import build_detector
+from wsi_detect.detectors.bundle import load_bundle, put_weights, save_bundle, trained_weights
 from wsi_detect.detectors.info import CARD, WEIGHTS, DetectorInfo
 from wsi_detect.evaluation.baseline import DarkBlobs
 from wsi_detect.evaluation.evaluate import WholeImage, evaluate_fields
@@ -31,7 +33,9 @@ SUMMARY = ("ap50/mean", "ap50/agnostic", "recall@1fppi/any_abnormal", "recall@4f
 #: Average precision asks for the whole ranking, so nearly everything is kept.
 THRESHOLD = 0.01
 #: What runs on slides: one detection a cell, whatever the class.
-SELECTION = {"nms": "agnostic", "nms_iou": 0.5, "score_threshold": 0.25}
+#: At this score the recipe finds out of fold as many abnormal cells (84 %) as the one before it did at 0.25, with 9.5
+#: false positives a field instead of 11.3.
+SELECTION = {"nms": "agnostic", "nms_iou": 0.5, "score_threshold": 0.1}
 #: Nothing in the network depends on the side of a patch; large ones have less overlap to examine twice.
 PATCH_PX = 1024
 
@@ -41,8 +45,17 @@ Figures = dict[str, float | None]
 def main(options: argparse.Namespace) -> None:
     """Write the bundle, its figures and its card."""
     model, info = load_bundle(options.bundle)
-    detector = {**info.detector, "options": {**info.detector["options"], "selection": SELECTION}}
+    changes: dict[str, Any] = {"selection": SELECTION}
+    if options.input_scale != 1:
+        changes["input_scale"] = options.input_scale
+    detector = {**info.detector, "options": {**info.detector["options"], **changes}}
     how = {**info.training, "commit": options.commit, "command": options.command, "machine": options.machine}
+    if options.input_scale != 1:
+        # Same weights: what the tiler did to the patches in training, the network does to its input.
+        scaled = build_detector(detector["name"], len(info.classes), detector["options"])
+        if lost := put_weights(scaled, trained_weights(model)):
+            raise SystemExit(f"{options.bundle}: {lost[0]} does not fit a network that shrinks its input")
+        model, info = scaled, replace(info, mpp=info.mpp * options.input_scale)
     info = save_bundle(
         options.out,
         model,
@@ -54,7 +67,7 @@ def main(options: argparse.Namespace) -> None:
     figures |= {f"rescaled {scale:g}": measure(_detector(options.out), options, scale) for scale in SCALES}
     figures["dark blobs"] = measure(DarkBlobs(), options, 1.0)
     if options.floor:
-        figures["shuffled classes"] = measure(_detector(options.floor), options, 1.0)
+        figures["shuffled classes"] = measure(_detector(options.floor), options, options.input_scale)
     artifact.write_json(options.out / "figures.json", figures)
     cost = {"gflop": gflop(model, 1024), "parameters": sum(p.numel() for p in model.parameters())}
     cost["megabytes"] = (options.out / WEIGHTS).stat().st_size / 1e6
@@ -118,5 +131,9 @@ if __name__ == "__main__":
     parser.add_argument("--commit", required=True)
     parser.add_argument("--command", default="python pipelines/train_on_fields.py --config configs/fcos_cric.yaml ...")
     parser.add_argument("--machine", default="2 CPU cores")
+    parser.add_argument(
+        "--input-scale", type=float, default=1.0,
+        help="Let the network shrink its input by this factor, which the tiler did in training; mpp follows.",
+    )  # fmt: skip
     parser.add_argument("--note", action="append", default=[], help="A line for the card: how settings were chosen.")
     main(parser.parse_args())

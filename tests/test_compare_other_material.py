@@ -51,7 +51,7 @@ def of_blood(use="comparison", names=BLOOD):
 def test_other_material_is_compared_under_its_own_names(blood, tmp_path):
     """Tables go between marks of their own; those of another declaration stay as they are."""
     bench = begin(blood, of_blood(), tmp_path)
-    assert compare.main(bench, ["-f0"]) == 0
+    assert compare.main(bench, ["fcos-ce-uniform-s0-f0"]) == 0
     record = json.loads(next(bench.results.folder.glob("fcos-ce-*")).read_text())
     assert record["found"]["asked"] == {name: [name, f"{name}@0.75"] for name in BLOOD}
     page = document(tmp_path)

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections import Counter
+from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -37,8 +38,16 @@ def pipeline(name: str):
     return module
 
 
+@pytest.fixture
+def one_body_of_a_kind(monkeypatch):
+    """Detectors share feature extractors: nearly all the time it takes to build one goes into their random weights."""
+    from wsi_detect.detectors import config
+
+    monkeypatch.setattr(config, "stages", cache(config.stages))
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_every_configuration_is_valid(path):
+def test_every_configuration_is_valid(path, one_body_of_a_kind):
     values = read_yaml(path)
     assert set(values) <= set(SECTIONS)
     load_job(path, RunConfig)

@@ -8,6 +8,7 @@ import yaml
 
 from wsi_detect.detectors import DETECTORS, build_detector
 from wsi_detect.detectors.necks import NECKS
+from wsi_detect.losses import ClassCounts, with_class_counts
 from wsi_detect.training.config import TrainingConfig
 
 TEXT = (Path(__file__).parents[2] / "docs" / "detectors.md").read_text()
@@ -17,7 +18,9 @@ CONFIGS = [yaml.safe_load(text) for text in re.findall(r"<!-- config -->\n```yam
 @pytest.mark.parametrize("values", CONFIGS, ids=lambda values: values["training"]["detector"])
 def test_configurations_build(values):
     config = TrainingConfig.model_validate(values["training"])
-    assert build_detector(config.detector, 6, config.options).selection.score_threshold == 0.05
+    # As training does: counts come from its index.
+    options = with_class_counts(config.options, ClassCounts((9.0,) * 6, (9.0,) * 6, 60.0))
+    assert build_detector(config.detector, 6, options).selection.score_threshold == 0.05
 
 
 def test_nothing_is_left_out():

@@ -1,6 +1,7 @@
 """Detector, neck and losses are one word each; what does not fit is refused with what does; bundles hold them all."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -11,12 +12,13 @@ from torch import nn
 from wsi_detect.config import load
 from wsi_detect.detectors import DETECTORS, build_detector
 from wsi_detect.detectors import config as config_module
-from wsi_detect.detectors.bundle import load_bundle, save_bundle
+from wsi_detect.detectors.bundle import load_bundle, put_weights, save_bundle, trained_weights
 from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.detectors.necks import NECKS
 from wsi_detect.errors import ConfigError, UnknownKeyError
 from wsi_detect.inference.torch import load as load_torch
 from wsi_detect.losses import BOX_LOSSES, LOSSES, extra_columns
+from wsi_detect.losses.iif import CosineClassifier
 from wsi_detect.testing.tiny_detectors import TINY
 from wsi_detect.training.config import TrainingConfig
 
@@ -115,6 +117,57 @@ def test_two_stage_losses_train_and_score(quick, tmp_path, loss):
     (found,) = model.eval()([image])
     assert found["class_scores"].shape[1] == 2
     assert set(found["labels"].tolist()) <= {0, 1}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_cosine_classifier_takes_softmax_losses(quick, tmp_path, loss):
+    changes = "detector=faster_rcnn", "options.head={classifier: cosine}", f"options.loss={loss}", *with_counts(loss)
+    if getattr(LOSSES[loss], "kind", "sigmoid") == "sigmoid":
+        with pytest.raises(
+            ConfigError, match=rf"loss '{loss}'.*does not fit the classifier 'cosine'.*: ce, iif, seesaw$"
+        ):
+            built(tmp_path, *changes)
+        return
+    model = built(tmp_path, *changes)
+    assert type(model.head.cls) is CosineClassifier
+    assert model.head.cls.weight.shape[0] == 2 + extra_columns(model.head.loss)
+    assert model.head.cls.temperature == 8
+    logits, _ = model.head([torch.rand(1, 16, 8, 8)] * 2, [torch.tensor([[0.0, 0.0, 30.0, 30.0]])], [(64, 64)])
+    assert logits.abs().max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        ("{classifier: cosin}", "detector 'faster_rcnn': unknown classifier 'cosin'; known: cosine, linear"),
+        ("{temperature: 20}", "temperature is of the classifier 'cosine', not 'linear'"),
+        ("{classifier: cosine, temperature: 0}", "temperature"),
+    ],
+)
+def test_classifiers_that_are_refused(quick, tmp_path, head, message):
+    with pytest.raises(ConfigError, match=message):
+        built(tmp_path, "detector=faster_rcnn", "options.loss=ce", f"options.head={head}")
+
+
+@pytest.mark.parametrize("classifier", ["linear", "cosine"])
+def test_iif_after_training_alone_in_two_stages(quick, tmp_path, classifier):
+    """Trained as cross-entropy is, asked with the weights: the same network, its scores softmax(u z)."""
+    common = "detector=faster_rcnn", f"options.head={{classifier: {classifier}}}"
+    given = f"{{class_counts: {COUNTS}, post_hoc: true}}"
+    plain = built(tmp_path, *common, "options.loss=ce")
+    after = built(tmp_path, *common, "options.loss=iif", f"options.loss_options={given}")
+    assert put_weights(after, trained_weights(plain)) == []
+    image = torch.randint(0, 255, (3, 64, 64), dtype=torch.uint8)
+    target = {"boxes": torch.tensor([[5.0, 5.0, 45.0, 45.0]]), "labels": torch.tensor([1])}
+    trained = []
+    for model in (plain, after):
+        torch.manual_seed(0)  # proposals are sampled
+        trained.append({name: value.item() for name, value in model.train()([image], [target]).items()})
+    assert trained[0] == trained[1]
+    u = torch.tensor([math.log10(920 / 900), math.log10(920 / 20), 1.0])
+    logits = torch.tensor([[2.0, 1.0, 0.5]])
+    _, scores = after.head.decode(logits, torch.zeros(1, 2, 4), [torch.tensor([[0.0, 0.0, 9.0, 9.0]])])
+    torch.testing.assert_close(scores, torch.softmax(u * logits, dim=1)[:, :2])
 
 
 @pytest.mark.parametrize(

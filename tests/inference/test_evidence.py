@@ -341,3 +341,12 @@ def test_the_parts_have_their_schema(stores, slide, tmp_path):
     table = artifact.read_table(map_part(store, TinyNet(), tmp_path, EvidenceConfig(), 0), schema.EVIDENCE_PARTS)
     assert table["patch_id"].to_pylist() == [0, 1, 2, 3, 4]
     assert set(table["status"].to_pylist()) == {"done"}
+
+
+def test_what_is_lost_is_made_again_and_equal(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    path = map_evidence(store, TinyNet(), tmp_path)
+    before = files(tmp_path)
+    (path / "evidence" / "c" / "0" / "0").unlink()
+    map_evidence(store, TinyNet(), tmp_path)
+    assert files(tmp_path) == before

@@ -263,6 +263,15 @@ def test_iif_counts_an_unseen_class_as_one_example():
         assert torch.isfinite(a.class_weights).all()
 
 
+@pytest.mark.parametrize(
+    ("guard", "least"), [("refuse", math.log10(1000 / 990)), ("keep", math.log10(1000 / 990)), ("clamp", 0.1)]
+)
+def test_a_small_weight_is_as_published_unless_it_is_to_be_raised(guard, least):
+    counts = ClassCounts((990.0, 10.0), (90.0, 10.0), 100.0)
+    loss = IIFLoss(class_counts=counts, variant="base10_obj", guard=guard)
+    assert loss.class_weights.tolist() == pytest.approx([least, 2.0, 1.0])
+
+
 def test_iif_after_training_alone():
     torch.manual_seed(0)
     logits, targets = torch.randn(5, 4), torch.eye(4)[[0, 1, 2, 3, 3]]

@@ -61,12 +61,12 @@ def test_it_is_its_definition(seed, shape, jitter, number, apart):
     chosen = stitch_oracle.partners(views, place, 0.3, 0.6, kinds)
     assert sorted(zip(links.first.tolist(), links.second.tolist(), strict=True)) == sorted(chosen)
     founder = nms.suppress(views, place, kinds, iou=0.3, ios=0.6)
-    assert founder.tolist() == stitch_oracle.founders(views, place, 0.3, 0.6, kinds)
+    assert founder.tolist() == stitch_oracle.founders(views, place, chosen)
 
 
 def greedy(boxes: np.ndarray, score: np.ndarray, iou: float) -> list[int]:
     """Non-maximum suppression of one image, box by box: the founder of each."""
-    likeness = box_iou(boxes, boxes)
+    likeness = box_iou(boxes, boxes).tolist()
     founder = [-1] * len(boxes)
     for k in sorted(range(len(boxes)), key=lambda k: (-score[k], *boxes[k][[1, 0, 3, 2]], k)):
         if founder[k] < 0:
@@ -165,4 +165,6 @@ def test_crowds_take_rounds_not_squares():
     )
     score = np.ones(number)
     place = nms.rank(views, score, patch)
-    assert nms.suppress(views, place, None, iou=0.3, ios=1.0).tolist() == stitch_oracle.founders(views, place, 0.3, 1)
+    assert nms.suppress(views, place, None, iou=0.3, ios=1.0).tolist() == stitch_oracle.founders(
+        views, place, stitch_oracle.partners(views, place, 0.3, 1)
+    )

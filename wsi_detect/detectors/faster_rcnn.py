@@ -2,10 +2,10 @@
 
 With its defaults and softmax cross-entropy it gives torchvision's losses and detections from the same weights. The
 classification loss of the second stage is an argument: a loss says how many columns it wants beyond the classes, the
-background last.
+background last. So is the layer before it: linear, or the cosine classifier that the authors of IIF found best.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,7 +32,17 @@ from wsi_detect.detectors.config import (
 from wsi_detect.detectors.matching import Target
 from wsi_detect.detectors.proposals import ProposalConfig, ProposalNetwork, sampled
 from wsi_detect.detectors.two_stage import TwoStageDetector
-from wsi_detect.losses import TWO_STAGE, class_scores, extra_columns, shared_normaliser
+from wsi_detect.errors import ConfigError
+from wsi_detect.losses import (
+    SOFTMAX,
+    TWO_STAGE,
+    check_fits,
+    class_scores,
+    extra_columns,
+    kind_of,
+    shared_normaliser,
+)
+from wsi_detect.losses.iif import CosineClassifier
 
 DEFAULTS: dict[str, Any] = {
     "first_stage": 1,
@@ -61,6 +71,36 @@ class FasterRCNNConfig(Config):
     #: Proposals of an image that are trained on, and the share of positives among them at most.
     sampled: int = Field(512, ge=1)
     positive_share: float = Field(0.25, gt=0, le=1)
+    #: What gives the logits, a name in `CLASSIFIERS`.
+    classifier: str = "linear"
+    #: Largest logit of the classifier `cosine`; None for its own.
+    temperature: float | None = Field(None, gt=0)
+
+
+def linear_classifier(own: FasterRCNNConfig, columns: int, config: DetectorConfig, loss: nn.Module) -> nn.Module:
+    """A linear layer; before a sigmoid it starts from the prior."""
+    layer = nn.Linear(own.width, columns)
+    if kind_of(loss) == "sigmoid":
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.constant_(layer.bias, prior_bias(config.prior))
+    return layer
+
+
+def cosine_classifier(own: FasterRCNNConfig, columns: int, config: DetectorConfig, loss: nn.Module) -> nn.Module:
+    """The cosine classifier of IIF, for softmax losses.
+
+    Raises:
+        ConfigError: the loss is a sigmoid one; with the list of those that fit.
+    """
+    check_fits(loss, config.loss, SOFTMAX, "the classifier 'cosine', which has no bias to start from a prior")
+    return CosineClassifier(own.width, columns, **({} if own.temperature is None else {"temperature": own.temperature}))
+
+
+#: What gives the logits of the second stage: name → function of (options, columns, common options, loss).
+CLASSIFIERS: dict[str, Callable[[FasterRCNNConfig, int, DetectorConfig, nn.Module], nn.Module]] = {
+    "cosine": cosine_classifier,
+    "linear": linear_classifier,
+}
 
 
 class BoxHead(nn.Module):
@@ -78,11 +118,8 @@ class BoxHead(nn.Module):
         super().__init__()
         self.pool = MultiScaleRoIAlign([str(k) for k in range(levels)], output_size=own.grid, sampling_ratio=2)
         self.layers = TwoMLPHead(config.channels * own.grid**2, own.width)
-        self.cls = nn.Linear(own.width, num_classes + extra_columns(loss))
+        self.cls = CLASSIFIERS[own.classifier](own, num_classes + extra_columns(loss), config, loss)
         self.box = nn.Linear(own.width, num_classes * 4)
-        if getattr(loss, "kind", "sigmoid") == "sigmoid":
-            nn.init.normal_(self.cls.weight, std=0.01)
-            nn.init.constant_(self.cls.bias, prior_bias(config.prior))
         self.loss = loss
         self.box_loss = box_loss
         self.own = own
@@ -153,10 +190,16 @@ def faster_rcnn(num_classes: int, options: Mapping[str, Any] | None = None) -> T
             the tower are those of the proposal network.
 
     Raises:
-        ConfigError: unknown backbone, neck, loss or option.
+        ConfigError: unknown backbone, neck, loss, classifier or option; or a classifier that the loss does not fit.
     """
     config = read_config(options or {}, DEFAULTS, "faster_rcnn")
     own = read_head(config, FasterRCNNConfig, "faster_rcnn")
+    if own.classifier not in CLASSIFIERS:
+        raise ConfigError(
+            f"detector 'faster_rcnn': unknown classifier {own.classifier!r}; known: {', '.join(CLASSIFIERS)}"
+        )
+    if own.temperature is not None and own.classifier != "cosine":
+        raise ConfigError(f"detector 'faster_rcnn': temperature is of the classifier 'cosine', not {own.classifier!r}")
     backbone = build_backbone(config)
     proposer = ProposalNetwork(own.proposals, config.channels, config.tower_depth, config.norm)
     # Levels without a stage of their own only propose.

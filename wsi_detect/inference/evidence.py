@@ -21,7 +21,7 @@ from pydantic import Field
 
 from wsi_detect import artifact, schema
 from wsi_detect.config import Config, digest
-from wsi_detect.errors import MissingArtifactError, ModelError, StaleArtifactError
+from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, ModelError, StaleArtifactError
 from wsi_detect.geometry import PatchFrame
 from wsi_detect.inference.windows import Demand, Sight, look
 from wsi_detect.tiling import evidence_map
@@ -103,12 +103,23 @@ def is_mapped(store: "PatchStore", info: "EvidenceInfo", out: Path, config: Evid
         _check(out / HEATMAP, evidence_map.read_facts(out / HEATMAP)["key"], key)
         # Parts of a run that was killed between its last two steps.
         shutil.rmtree(out / PARTS, ignore_errors=True)
-        return True
+        if _is_whole(out / HEATMAP):
+            return True
+        shutil.rmtree(out / HEATMAP)
     if (out / PARTS / _KEY).exists():
         _check(out / PARTS, artifact.read_json(out / PARTS / _KEY), key)
     else:
         artifact.write_json(out / PARTS / _KEY, key)
     return False
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        evidence_map.EvidenceMap.open(path)
+    except (MissingArtifactError, DamagedArtifactError) as error:
+        _log.warning("%s; it is mapped again", error)
+        return False
+    return True
 
 
 def map_part(store: "PatchStore", model: "EvidenceMapper", out: Path, config: EvidenceConfig, number: int) -> Path:

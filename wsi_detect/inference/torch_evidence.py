@@ -42,7 +42,10 @@ class TorchEvidence:
 
     def _forward(self, patches: NDArray[np.uint8]) -> NDArray[np.float32]:
         batch = torch.from_numpy(np.require(patches, np.uint8, ["C", "W"])).to(self.device).permute(0, 3, 1, 2)
-        found: NDArray[np.float32] = self._model.evidence(batch).float().cpu().numpy()
+        # TF32 keeps ten bits of a factor, and an algorithm chosen anew for each batch size sums in another order: maps
+        # would differ by more than they may.
+        with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+            found: NDArray[np.float32] = self._model.evidence(batch).float().cpu().numpy()
         return found
 
 

@@ -61,6 +61,8 @@ BOX_LOSSES: dict[str, Callable[..., Tensor]] = {
 #: What heads take: every column a class of its own, or anything with a background column.
 DENSE = ("sigmoid",)
 TWO_STAGE = ("sigmoid", "softmax")
+#: What a classifier without a bias takes.
+SOFTMAX = ("softmax",)
 
 
 def make_loss(name: str, num_classes: int, options: Mapping[str, Any], *, kinds: Sequence[str] = DENSE) -> nn.Module:
@@ -96,24 +98,26 @@ def make_loss(name: str, num_classes: int, options: Mapping[str, Any], *, kinds:
     return loss
 
 
-def check_fits(loss: nn.Module, name: str, kinds: Sequence[str] = DENSE) -> None:
+def check_fits(loss: nn.Module, name: str, kinds: Sequence[str] = DENSE, where: str = "this detector") -> None:
     """Make sure that a head can take a loss: its kind is one of `kinds`, and `DENSE` heads have no extra column.
+
+    `where` is what the message calls the head.
 
     Raises:
         ConfigError: it cannot; the message lists the losses that fit.
     """
-    if _kind(loss) in kinds and (tuple(kinds) != DENSE or extra_columns(loss) == 0):
+    if kind_of(loss) in kinds and (tuple(kinds) != DENSE or extra_columns(loss) == 0):
         return
-    fitting = [known for known, make in sorted(LOSSES.items()) if _kind(make) in kinds]
+    fitting = [known for known, make in sorted(LOSSES.items()) if kind_of(make) in kinds]
     columns = f" with {extra_columns(loss)} columns beyond the classes" if extra_columns(loss) else ""
     raise ConfigError(
-        f"loss {name!r} is a {_kind(loss)} loss{columns} and does not fit this detector; these do: {', '.join(fitting)}"
+        f"loss {name!r} is a {kind_of(loss)} loss{columns} and does not fit {where}; these do: {', '.join(fitting)}"
     )
 
 
 def extra_columns(loss: nn.Module) -> int:
     """Logit columns a loss wants beyond the K classes."""
-    return int(getattr(loss, "extra_columns", _kind(loss) == "softmax"))
+    return int(getattr(loss, "extra_columns", kind_of(loss) == "softmax"))
 
 
 def class_scores(loss: nn.Module, logits: Tensor) -> Tensor:
@@ -122,7 +126,7 @@ def class_scores(loss: nn.Module, logits: Tensor) -> Tensor:
     if own is not None:
         scores: Tensor = own(logits)
     else:
-        scores = torch.softmax(logits, dim=-1) if _kind(loss) == "softmax" else torch.sigmoid(logits)
+        scores = torch.softmax(logits, dim=-1) if kind_of(loss) == "softmax" else torch.sigmoid(logits)
     return scores[..., :-1] if extra_columns(loss) else scores
 
 
@@ -135,7 +139,8 @@ def with_class_counts(options: Mapping[str, Any], counts: ClassCounts) -> dict[s
     return {**options, "loss_options": {**own, "class_counts": counts.to_plain()}}
 
 
-def _kind(loss: object) -> str:
+def kind_of(loss: object) -> str:
+    """Kind of a loss, or of a class of losses: `sigmoid` unless it says otherwise."""
     return str(getattr(loss, "kind", "sigmoid"))
 
 
@@ -143,6 +148,7 @@ __all__ = [
     "BOX_LOSSES",
     "DENSE",
     "LOSSES",
+    "SOFTMAX",
     "TWO_STAGE",
     "BCELoss",
     "ClassCounts",
@@ -151,6 +157,7 @@ __all__ = [
     "check_fits",
     "class_scores",
     "extra_columns",
+    "kind_of",
     "make_loss",
     "shared_normaliser",
     "with_class_counts",

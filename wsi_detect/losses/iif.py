@@ -62,15 +62,15 @@ def _guarded(counts: ClassCounts, variant: str, norm: float, guard: Guard) -> Te
         weights = iif_weights(counts.images, counts.total_images, name, norm=norm)
     else:
         weights = iif_weights(counts.cells, sum(counts.cells), name, norm=norm)
-    if guard == "keep":
-        return weights
+    if guard == "clamp":
+        return weights.clamp(min=LEAST_WEIGHT)
     low = [k for k, weight in enumerate(weights.tolist()) if not weight > 0]
     if low and guard == "refuse":
         raise ValueError(
             f"iif: variant {variant!r} gives class {low[0]} the weight {float(weights[low[0]]):.3g}, which would hide "
             "it or turn its scores round: it is too frequent; take smooth or smooth_obj, or guard: clamp"
         )
-    return weights.clamp(min=LEAST_WEIGHT)
+    return weights
 
 
 class IIFLoss(nn.Module):
@@ -106,7 +106,8 @@ class IIFLoss(nn.Module):
             post_hoc: train with plain cross-entropy and weigh at inference alone.
             background: the last of K + 1 columns is background; False for classification of K classes.
             guard: what to do about a weight that is 0 or less, as `rel` and `normit` give a class in more than half of
-                the images: refuse it, raise it to `LEAST_WEIGHT`, or keep it as the authors' program does.
+                the images: refuse it, raise it and what is below `LEAST_WEIGHT` to that, or keep it as the authors'
+                program does.
 
         Raises:
             ValueError: unknown variant or guard, or a weight that is not positive.

@@ -1,10 +1,10 @@
 """The evidence map of one slide, `heatmap.zarr`: a zarr v3 group with one plane and a few columns, complete or refused.
 
 The plane `evidence` is uint16: evidence is code / 65534, and 65535 says that nobody looked there. Steps of 1.5e-5 are
-finer than what a change of batch size does to a network's sums, at half the bytes of float32, whose last bits no packer
-can pack; float16 is coarser above 0.06, and uint8 would show steps of its own. The fill value is 65535 too, so a chunk
-that is lost reads as "not looked at" in a stock zarr reader and never as "no evidence"; here its absence is an error.
-`scale_factor` and `_FillValue` are the words of the CF conventions, which xarray and others apply by themselves.
+finer than what a change of batch size may do, at little more than half the packed bytes of float32, whose last bits no
+packer can pack; float16 is up to 2.4e-4 off, and uint8 would show steps of its own. The fill value is 65535 too, so a
+chunk that is lost reads as "not looked at" in a stock zarr reader and never as "no evidence"; here its absence is an
+error. `scale_factor` and `_FillValue` are the words of the CF conventions, which xarray and others apply by themselves.
 
 `zarr.json` of the group is written last and lists every shard with its size and checksum.
 """
