@@ -52,23 +52,7 @@ class DescriptionConfig(Config):
     half: bool = False
 
 
-class LoopConfig(Config):
-    """How a training loop runs, whatever it trains."""
-
-    steps: int = Field(1000, ge=1)
-    validate_every: int = Field(250, ge=1)
-    checkpoint_minutes: float = Field(5.0, gt=0)
-    clip_norm: float = Field(5.0, gt=0)
-    ema_decay: float = Field(0.998, ge=0, lt=1)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    accelerator: str = "auto"
-    devices: int | Literal["auto"] = "auto"
-    #: Threads of torch on a CPU; None leaves its own choice.
-    threads: int | None = Field(None, ge=1)
-    seed: int = 0
-
-
-class TrainingConfig(LoopConfig):
+class TrainingConfig(Config):
     """One training run."""
 
     #: What the detector is for; the licence on the data set's card must allow it. See `data/use.py`.
@@ -80,3 +64,14 @@ class TrainingConfig(LoopConfig):
     description: DescriptionConfig = DescriptionConfig()
     #: Bundle whose weights to begin with, of the same detector and classes; None begins with random ones.
     start_from: str | None = None
+    steps: int = Field(1000, ge=1)
+    validate_every: int = Field(250, ge=1)
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    clip_norm: float = Field(5.0, gt=0)
+    ema_decay: float = Field(0.998, ge=0, lt=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = "auto"
+    #: Threads of torch on a CPU; None leaves its own choice.
+    threads: int | None = Field(None, ge=1)
+    seed: int = 0

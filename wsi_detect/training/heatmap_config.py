@@ -1,11 +1,11 @@
 """What the training of an evidence model may vary."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from wsi_detect.config import Config
-from wsi_detect.training.config import LoopConfig, OptimiserConfig
+from wsi_detect.training.config import OptimiserConfig
 
 
 class BagConfig(Config):
@@ -55,8 +55,8 @@ class EvidenceFacts(Config):
     half: bool = False
 
 
-class EvidenceTrainingConfig(LoopConfig):
-    """One training run of two phases; `steps` are the phases' own."""
+class EvidenceTrainingConfig(Config):
+    """One training run of two phases."""
 
     #: Labels of slides that count as region.
     region: tuple[str, ...] = ("1",)
@@ -74,3 +74,12 @@ class EvidenceTrainingConfig(LoopConfig):
     loss: dict[str, Any] = Field(default_factory=dict)
     seeds: SeedConfig = SeedConfig()
     description: EvidenceFacts = EvidenceFacts()
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    clip_norm: float = Field(5.0, gt=0)
+    ema_decay: float = Field(0.998, ge=0, lt=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = "auto"
+    #: Threads of torch on a CPU; None leaves its own choice.
+    threads: int | None = Field(None, ge=1)
+    seed: int = 0

@@ -188,7 +188,7 @@ def _fit(
     rule = BagRule(bag.bags, bag.patches, bag.positive_share)
     loader = BagLoader(BagDataset(slides, rule, phase.steps, augment=augment, seed=config.seed), workers=bag.workers)
     with without_lightnings_own_warnings():
-        trainer = make_trainer(out, config.model_copy(update={"steps": phase.steps}), watched=False)
+        trainer = make_trainer(out, config, phase.steps, None)
         trainer.fit(module, loader, ckpt_path=checkpoint(out), weights_only=True)
     if trainer.interrupted:
         raise KeyboardInterrupt

@@ -19,7 +19,8 @@ from torch import nn
 from wsi_detect import artifact
 from wsi_detect.errors import StaleArtifactError
 from wsi_detect.training.callbacks import ModelAverage, RandomState
-from wsi_detect.training.config import LoopConfig, OptimiserConfig
+from wsi_detect.training.config import OptimiserConfig, TrainingConfig
+from wsi_detect.training.heatmap_config import EvidenceTrainingConfig
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -47,13 +48,16 @@ def checkpoint(out: Path) -> str | None:
     return str(last) if last.exists() else None
 
 
-def make_trainer(out: Path, config: LoopConfig, watched: bool) -> Trainer:
-    """A trainer of `config.steps` steps.
+def make_trainer(
+    out: Path, config: TrainingConfig | EvidenceTrainingConfig, steps: int, validate_every: int | None
+) -> Trainer:
+    """A trainer.
 
     Args:
         out: folder of the run.
         config: how the loop runs.
-        watched: there is something to validate on.
+        steps: of the run.
+        validate_every: steps; None where there is nothing to validate on.
     """
     # One folder for each start: a logger given the folder of a stopped run empties it.
     figures = CSVLogger(out, name="logs")
@@ -77,9 +81,9 @@ def make_trainer(out: Path, config: LoopConfig, watched: bool) -> Trainer:
         accelerator=config.accelerator,
         devices=config.devices,
         precision=config.precision,
-        max_steps=config.steps,
+        max_steps=steps,
         # Steps decide, not epochs, so that the length of an epoch is nobody's concern.
-        val_check_interval=config.validate_every if watched else None,
+        val_check_interval=validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=config.clip_norm,

@@ -70,7 +70,7 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
     if resume:
         _log.info("train: going on from %s", LAST)
     with without_lightnings_own_warnings():
-        trainer = make_trainer(out, config, watched)
+        trainer = make_trainer(out, config, config.steps, config.validate_every if watched else None)
         train_loader = _train_loader(content, config, trainer)
         val_loader = _val_loader(content, config) if watched else None
         trainer.fit(module, train_loader, val_loader, ckpt_path=resume, weights_only=True)
