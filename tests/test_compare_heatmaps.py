@@ -155,11 +155,11 @@ def test_pixels_of_a_field_are_all_of_it_and_no_more(finished):
 def test_tables_go_between_marks(finished, tmp_path):
     bench, _ = finished
     document = tmp_path / "doc.md"
-    document.write_text("# Maps\n\n<!-- maps-A -->\nold\n<!-- end -->\nafter\n")
+    document.write_text("# Maps\n\n<!-- maps-A -->\nstale words\n<!-- end -->\nafter\n")
     compare.report(bench, document)
     text = document.read_text()
     assert "**Task A**: 2 of 6 fields are fully negative. 2 of 2 runs are finished. Percent, of seed 0," in text
-    assert "old" not in text
+    assert "stale words" not in text
     assert text.endswith("after\n")
     # Ceiling first, floor last.
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]

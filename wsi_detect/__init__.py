@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wsi_detect.training.config import TrainingConfig
     from wsi_detect.training.trainer import train_detector
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 #: Public name → the module it lives in.
 _HOMES = MappingProxyType(
