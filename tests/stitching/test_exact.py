@@ -71,7 +71,7 @@ def greedy(boxes: np.ndarray, score: np.ndarray, iou: float) -> list[int]:
     for k in sorted(range(len(boxes)), key=lambda k: (-score[k], *boxes[k][[1, 0, 3, 2]], k)):
         if founder[k] < 0:
             for j in range(len(boxes)):
-                if j == k or (founder[j] < 0 and likeness[k, j] >= iou):
+                if j == k or (founder[j] < 0 and likeness[k][j] >= iou):
                     founder[j] = k
     return founder
 
