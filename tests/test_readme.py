@@ -68,6 +68,11 @@ def test_the_tour_of_stitching(tmp_path):
     assert walk(ROOT / "docs" / "stitching.md", tmp_path) == 1
 
 
+def test_the_tour_of_evidence_maps(tmp_path):
+    assert walk(ROOT / "docs" / "evidence-maps.md", tmp_path) == 2
+    assert (tmp_path / "work" / "S1" / "exports" / "evidence.geojson").stat().st_size > 0
+
+
 def test_the_settings_of_stitching_are_all_in_its_table():
     table = (ROOT / "docs" / "stitching.md").read_text()
     assert [name for name in StitchingConfig.model_fields if f"`{name}`" not in table] == []
