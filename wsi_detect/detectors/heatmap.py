@@ -22,7 +22,7 @@ from wsi_detect.errors import ConfigError
 from wsi_detect.losses.negative_evidence import REGION
 
 
-class EvidenceConfig(Config):
+class EvidenceModelConfig(Config):
     """Options of an evidence model."""
 
     #: A residual network of torchvision, or `timm/` and a name.
@@ -202,12 +202,12 @@ def build_evidence_model(columns: Sequence[str], options: Mapping[str, Any]) -> 
 
     Args:
         columns: names of the classifier's logits; one is enough for "region or not".
-        options: of `EvidenceConfig`.
+        options: of `EvidenceModelConfig`.
 
     Raises:
         ConfigError: no column, stages in the wrong order, or too many steps of the decoder; or an unknown backbone.
     """
-    config = parse(options, EvidenceConfig, where="evidence model")
+    config = parse(options, EvidenceModelConfig, where="evidence model")
     if not columns:
         raise ConfigError("evidence model: it needs at least one column")
     first, last = config.first_stage, config.last_stage

@@ -62,7 +62,7 @@ class EvidenceTrainingConfig(Config):
     region: tuple[str, ...] = ("1",)
     #: A logit for each of them instead of one for all.
     per_class: bool = False
-    #: Options of `detectors.heatmap.EvidenceConfig`.
+    #: Options of `detectors.heatmap.EvidenceModelConfig`.
     model: dict[str, Any] = Field(default_factory=dict)
     bag: BagConfig = BagConfig()
     #: Of the places of an activation map, the highest whose mean is the logit of a patch. 1: weighted global average
