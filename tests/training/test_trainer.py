@@ -80,8 +80,8 @@ def train(index, out, **changes):
 def interrupted(index, out, monkeypatch, step, **changes):
     make = stage.make_trainer
 
-    def with_stop(*arguments):
-        made = make(*arguments)
+    def with_stop(*arguments, **options):
+        made = make(*arguments, **options)
         made.callbacks.insert(0, StopAt(step))
         return made
 
