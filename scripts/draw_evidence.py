@@ -69,8 +69,6 @@ def mark(axes: Axes, truth: FieldTruth) -> None:
     for (x0, y0, x1, y1), name in zip(truth.boxes, truth.labels, strict=True):
         colour, width = (ABNORMAL, 1.8) if is_abnormal(name) else (NORMAL, 0.8)
         axes.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=width))
-        if is_abnormal(name):
-            axes.text(x0, y0 - 5, name, color=colour, fontsize=7)
 
 
 if __name__ == "__main__":
