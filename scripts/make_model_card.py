@@ -34,7 +34,7 @@ SUMMARY = ("ap50/mean", "ap50/agnostic", "recall@1fppi/any_abnormal", "recall@4f
 THRESHOLD = 0.01
 #: What runs on slides: one detection a cell, whatever the class.
 #: At this score the recipe finds out of fold as many abnormal cells (84 %) as the one before it did at 0.25, with 9.5
-#: false positives a field instead of 11.3.
+#: false positives a field instead of 11.3 (scripts/operating_points.py).
 SELECTION = {"nms": "agnostic", "nms_iou": 0.5, "score_threshold": 0.1}
 #: Nothing in the network depends on the side of a patch; large ones have less overlap to examine twice.
 PATCH_PX = 1024
