@@ -1,18 +1,15 @@
 """What tests of the comparison of losses share: painted fields, a small declaration, the pipeline, a document."""
 
 import json
-import sys
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 from PIL import Image
+from programs import ROOT, load_program
 
 from wsi_detect.config import read_yaml
 from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.training.grid import ComparisonJob
 
-ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
 CLASSES = ("NILM", "LSIL", "HSIL")
 #: Fields that hold the rare class, and those that hold the second.
@@ -20,38 +17,37 @@ RARE, SECOND = (1, 4), (0, 2, 4, 5)
 MARKS = ("label", "primary", "secondary", "rare", "alphas", "made")
 
 
-def load_pipeline():
-    """Import the pipeline by its file: the folder is not a package."""
-    spec = spec_from_file_location("pipeline_compare_losses", ROOT / "pipelines" / "compare_losses.py")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+compare = load_program("pipelines/compare_losses.py")
 
 
-compare = load_pipeline()
+def paint_fields(folder, classes=CLASSES, labels=None, *, size=(192, 192), cells=6):
+    """Write six painted fields with labels as COCO and a card that maps the classes.
 
-
-def paint_fields(folder):
-    """Write six painted fields with labels as COCO and a card that maps the classes."""
-    content = {"images": [], "annotations": [], "categories": []}
-    content["categories"] = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
+    Args:
+        folder: where to.
+        classes: names, commonest first.
+        labels: number of a field → labels of its first cell and its last; the rest are of the first class.
+        size: width and height of a field.
+        cells: cells of a field.
+    """
+    labels = labels or (lambda k: ("LSIL" if k in SECOND else "NILM", "HSIL" if k in RARE else "NILM"))
+    content = {"images": [], "annotations": []}
+    content["categories"] = [{"id": k, "name": name} for k, name in enumerate(classes, start=1)]
     for k in range(6):
-        cells = lay_cells(192, 192, 6, seed=k, bordering=0, clumped=0)
-        labels = ["NILM"] * len(cells)
-        labels[0] = "LSIL" if k in SECOND else labels[0]
-        labels[-1] = "HSIL" if k in RARE else labels[-1]
-        cells = [replace(cell, label=label) for cell, label in zip(cells, labels, strict=True)]
-        Image.fromarray(paint_region(cells, width=192, height=192, seed=k)).save(folder / f"Doe_{k}.png")
-        content["images"].append({"id": k, "file_name": f"Doe_{k}.png", "width": 192, "height": 192})
-        for cell in cells:
+        painted = lay_cells(*size, cells, seed=k, bordering=0, clumped=0)
+        first, last = labels(k)
+        named = [first, *[classes[0]] * (len(painted) - 2), last]
+        painted = [replace(cell, label=label) for cell, label in zip(painted, named, strict=True)]
+        Image.fromarray(paint_region(painted, width=size[0], height=size[1], seed=k)).save(folder / f"Doe_{k}.png")
+        content["images"].append({"id": k, "file_name": f"Doe_{k}.png", "width": size[0], "height": size[1]})
+        for cell in painted:
             bbox = [cell.box.x0, cell.box.y0, cell.box.width, cell.box.height]
             number = len(content["annotations"]) + 1
-            entry = {"id": number, "image_id": k, "category_id": CLASSES.index(cell.label) + 1, "bbox": bbox}
+            entry = {"id": number, "image_id": k, "category_id": classes.index(cell.label) + 1, "bbox": bbox}
             content["annotations"].append({**entry, "area": bbox[2] * bbox[3], "iscrowd": 0})
     (folder / "labels.json").write_text(json.dumps(content))
     (folder / "card").mkdir()
-    (folder / "card" / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in CLASSES))
+    (folder / "card" / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in classes))
     return folder
 
 

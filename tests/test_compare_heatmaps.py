@@ -1,60 +1,32 @@
 """The comparison of evidence maps from labelled fields to the tables of a document, on painted cells."""
 
-import json
-import sys
 from dataclasses import replace
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from comparison_bench import paint_fields
+from programs import load_program
 
 from wsi_detect.errors import ConfigError, MissingArtifactError
 from wsi_detect.report.map_tables import map_table
-from wsi_detect.testing.painter import lay_cells, paint_region
 from wsi_detect.training import map_comparison as stage
 from wsi_detect.training.map_comparison import METHODS, MapComparisonJob, map_record, map_runs, record_path, settings
 
-ROOT = Path(__file__).parents[1]
 CLASSES = ("NILM", "HSIL")
 WIDTH, HEIGHT = 192, 160
 #: Fields that hold a cell of the region.
 REGION = (0, 2, 3, 5)
 
 
-def load_pipeline():
-    """Import the pipeline by its file: the folder is not a package."""
-    spec = spec_from_file_location("pipeline_compare_heatmaps", ROOT / "pipelines" / "compare_heatmaps.py")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-compare = load_pipeline()
+compare = load_program("pipelines/compare_heatmaps.py")
 
 
 @pytest.fixture(scope="module")
 def fields(tmp_path_factory):
     """Six painted fields with labels as COCO and a card that maps the classes."""
     folder = tmp_path_factory.mktemp("fields")
-    content = {"images": [], "annotations": []}
-    content["categories"] = [{"id": k, "name": name} for k, name in enumerate(CLASSES, start=1)]
-    for k in range(6):
-        cells = [replace(cell, label="NILM") for cell in lay_cells(WIDTH, HEIGHT, 4, seed=k, bordering=0, clumped=0)]
-        cells[0] = replace(cells[0], label="HSIL" if k in REGION else "NILM")
-        Image.fromarray(paint_region(cells, width=WIDTH, height=HEIGHT, seed=k)).save(folder / f"Doe_{k}.png")
-        content["images"].append({"id": k, "file_name": f"Doe_{k}.png", "width": WIDTH, "height": HEIGHT})
-        for cell in cells:
-            bbox = [cell.box.x0, cell.box.y0, cell.box.width, cell.box.height]
-            number = len(content["annotations"]) + 1
-            entry = {"id": number, "image_id": k, "category_id": CLASSES.index(cell.label) + 1, "bbox": bbox}
-            content["annotations"].append({**entry, "area": bbox[2] * bbox[3], "iscrowd": 0})
-    (folder / "labels.json").write_text(json.dumps(content))
-    (folder / "card").mkdir()
-    (folder / "card" / "classes.yaml").write_text("".join(f"{name}: {name}\n" for name in CLASSES))
-    return folder
+    labels = lambda k: ("HSIL" if k in REGION else "NILM", "NILM")  # noqa: E731
+    return paint_fields(folder, CLASSES, labels, size=(WIDTH, HEIGHT), cells=4)
 
 
 def declared(second=True, **changes):

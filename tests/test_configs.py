@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import sys
 from collections import Counter
 from functools import cache
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import pytest
 import yaml
+from programs import ROOT, load_program
 
 from wsi_detect import artifact, schema
 from wsi_detect.config import read_yaml
@@ -24,18 +22,13 @@ from wsi_detect.run.slide_list import read_slides
 from wsi_detect.testing import blobs
 from wsi_detect.testing.painter import paint_slide
 
-ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 TINY = ROOT / "configs" / "tiny.yaml"
 
 
 def pipeline(name: str):
     """Import a pipeline by its file: the folder is not a package."""
-    spec = spec_from_file_location(f"pipeline_{name}", ROOT / "pipelines" / f"{name}.py")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_program(f"pipelines/{name}.py")
 
 
 @pytest.fixture

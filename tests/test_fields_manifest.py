@@ -1,20 +1,17 @@
 """Labelled fields as a manifest of slides."""
 
 import csv
-import importlib.util
 from pathlib import Path
+
+from programs import load_program
 
 from wsi_detect.artifact import slide_id
 from wsi_detect.run import list_slides
 from wsi_detect.testing.demo import demo_fields
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "fields_manifest.py"
-
 
 def test_a_field_says_what_a_report_would_say(tmp_path):
-    spec = importlib.util.spec_from_file_location("fields_manifest", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_program("scripts/fields_manifest.py")
     paths, coco = demo_fields()
     out = tmp_path / "fields.csv"
     assert script.main(coco, coco.parent, 0.27, "test", out) == len(paths) == 12

@@ -1,31 +1,17 @@
 """Slides and a file of labels to evidence maps and a table, through the pipeline."""
 
 import csv
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import numpy as np
 import pytest
+from programs import load_program
 
 from wsi_detect.errors import LabelError, StaleArtifactError
 from wsi_detect.testing.painter import lay_cells, paint_slide
 from wsi_detect.tiling.evidence_map import FULL, EvidenceMap
 from wsi_detect.tiling.evidence_summary import summarise
 
-ROOT = Path(__file__).parents[1]
-
-
-def load_pipeline():
-    """Import the pipeline by its file: the folder is not a package."""
-    spec = spec_from_file_location("pipeline_weak_heatmap", ROOT / "pipelines" / "weak_heatmap.py")
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-weak = load_pipeline()
+weak = load_program("pipelines/weak_heatmap.py")
 
 
 def job(**changes):

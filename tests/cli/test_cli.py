@@ -2,7 +2,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,21 +20,10 @@ COMMANDS = ["info", "tile", "annotate", "index", "train", "detect", "stitch", "e
 COMMANDS += ["run", "demo", "env"]
 
 
-@pytest.fixture
-def cli(monkeypatch, capfd):
-    """Run a command line in this process; gives exit code, standard output, standard error."""
+@pytest.fixture(autouse=True)
+def blob_detector(monkeypatch):
+    """Bundles of PyTorch find blobs here."""
     monkeypatch.setitem(RUNTIMES, "torch", blobs.load)
-
-    def go(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wsi-detect", *map(str, words)])
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as caught:
-            main()
-        signal.signal(signal.SIGTERM, before)
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return go
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from wsi_detect import artifact
-from wsi_detect.cli.main import main
 from wsi_detect.cli.tile_screen import limits_of
 from wsi_detect.run import tile_plan
 from wsi_detect.run.slide_list import read_slides
@@ -18,22 +17,6 @@ from wsi_detect.testing.painter import paint_slide
 from wsi_detect.workers import Limits
 
 SMALL = ["--set", "tiling.patch_px=256", "--set", "tiling.overlap_um=16"]
-
-
-@pytest.fixture
-def cli(monkeypatch, capfd):
-    """Run a command line in this process; gives exit code, standard output, standard error."""
-
-    def go(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["wsi-detect", *map(str, words)])
-        before = signal.getsignal(signal.SIGTERM)
-        with pytest.raises(SystemExit) as caught:
-            main()
-        signal.signal(signal.SIGTERM, before)
-        out, err = capfd.readouterr()
-        return int(caught.value.code or 0), out, err
-
-    return go
 
 
 def test_a_manifest_of_slides(cli, small_painted, painted, tmp_path):

@@ -1,14 +1,13 @@
 """Leaks between splits: patients, slides, and pictures that look alike however they were turned or encoded."""
 
 import io
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
+from programs import load_program
 
 from wsi_detect.data.leaks import (
     MAX_DISTANCE,
@@ -184,11 +183,7 @@ def test_what_is_no_slide_has_no_looks(slides):
 def test_the_script_that_measures_the_limit(tmp_path, capsys):
     for seed in (1, 2, 3):
         field(seed).save(tmp_path / f"{seed}.png")
-    path = Path(__file__).parents[2] / "scripts" / "look_alikes.py"
-    spec = spec_from_file_location("look_alikes", path)
-    script = module_from_spec(spec)
-    spec.loader.exec_module(script)
-    figures = script.main(tmp_path)
+    figures = load_program("scripts/look_alikes.py").main(tmp_path)
     assert "3 pictures, 3 pairs; the limit is 64 of 255 bits" in capsys.readouterr().out
     assert figures["turned by 90 degrees/most"] <= 4
     assert figures["of two pictures/least"] > MAX_DISTANCE

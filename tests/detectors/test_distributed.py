@@ -1,19 +1,17 @@
 """Two processes with half of a batch each give the gradients of one with all of it (frozen batch norm)."""
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from programs import load_program
 
 from wsi_detect.detectors import DETECTORS
 
 PROGRAM = Path(__file__).parent / "ddp_program.py"
-_spec = importlib.util.spec_from_file_location("ddp_program", PROGRAM)
-program = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(program)
+program = load_program("tests/detectors/ddp_program.py")
 
 
 @pytest.fixture(scope="module")

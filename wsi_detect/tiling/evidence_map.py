@@ -22,12 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_detect import artifact
-from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, SchemaVersionError
+from wsi_detect.errors import DamagedArtifactError, MissingArtifactError
 from wsi_detect.schema import SCHEMA_VERSION
 from wsi_detect.slides.reader import SlideInfo
 from wsi_detect.tiling import shard
 from wsi_detect.tiling.chunk import ZSTD_LEVEL, with_checksum, without_checksum
-from wsi_detect.tiling.patch_store import ROOT, digest_of, slide_from
+from wsi_detect.tiling.patch_store import ROOT, digest_of, read_root, slide_from
 
 KIND = "wsi_detect.evidence"
 #: Name of a slide's map in its folder.
@@ -113,24 +113,8 @@ def write_group(
 
 
 def read_facts(path: Path) -> dict[str, Any]:
-    """Read what a finished map says about itself.
-
-    Raises:
-        MissingArtifactError: there is no finished map.
-        DamagedArtifactError: the metadata is not ours.
-        SchemaVersionError: another schema version.
-    """
-    if not (path / ROOT).exists():
-        state = "unfinished" if path.exists() else "missing"
-        raise MissingArtifactError(f"the evidence map {path} is {state}; map the slide (again)")
-    facts = artifact.read_json(path / ROOT).get("attributes")
-    if not isinstance(facts, dict) or facts.get("kind") != KIND:
-        raise DamagedArtifactError(f"{path} is not an evidence map of this program")
-    if facts.get("schema_version") != SCHEMA_VERSION:
-        raise SchemaVersionError(
-            f"{path} has schema version {facts.get('schema_version')}, this program writes {SCHEMA_VERSION}"
-        )
-    return facts
+    """Read what a finished map says about itself; raises what `read_root` does."""
+    return read_root(path, KIND, "evidence map", "map")
 
 
 @dataclass(frozen=True, eq=False)

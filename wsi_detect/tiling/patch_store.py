@@ -312,19 +312,30 @@ def runs_of(rows: int, size: int) -> list[range]:
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
-    """Read what a finished store says about itself.
+    """Read what a finished store says about itself; raises what `read_root` does."""
+    return read_root(path, KIND, "patch store", "tile")
+
+
+def read_root(path: Path, kind: str, name: str, verb: str) -> dict[str, Any]:
+    """Read the attributes of a finished group of this program.
+
+    Args:
+        path: folder of the group.
+        kind: what its attribute `kind` has to be.
+        name: what such a group is called in messages.
+        verb: what to do to the slide for a new one.
 
     Raises:
-        MissingArtifactError: there is no finished store.
+        MissingArtifactError: there is no finished one.
         DamagedArtifactError: the metadata is not ours.
         SchemaVersionError: another schema version.
     """
     if not (path / ROOT).exists():
         state = "unfinished" if path.exists() else "missing"
-        raise MissingArtifactError(f"the patch store {path} is {state}; tile the slide (again)")
+        raise MissingArtifactError(f"the {name} {path} is {state}; {verb} the slide (again)")
     facts = artifact.read_json(path / ROOT).get("attributes")
-    if not isinstance(facts, dict) or facts.get("kind") != KIND:
-        raise DamagedArtifactError(f"{path} is not a patch store of this program")
+    if not isinstance(facts, dict) or facts.get("kind") != kind:
+        raise DamagedArtifactError(f"{path} is no {name} of this program")
     if facts.get("schema_version") != SCHEMA_VERSION:
         raise SchemaVersionError(
             f"{path} has schema version {facts.get('schema_version')}, this program writes {SCHEMA_VERSION}"
