@@ -103,7 +103,7 @@ def test_the_frame_carries_origin_and_scale(tiled):
         (lambda f: (f / "zarr.json").unlink(), MissingArtifactError, "is unfinished"),
         (lambda f: shutil.rmtree(f), MissingArtifactError, "is missing"),
         (lambda f: (f / "zarr.json").write_text("{"), DamagedArtifactError, "not valid JSON"),
-        (lambda f: (f / "zarr.json").write_text("{}"), DamagedArtifactError, "not a patch store"),
+        (lambda f: (f / "zarr.json").write_text("{}"), DamagedArtifactError, "is no patch store"),
         (lambda f: shutil.rmtree(f / "coverage"), MissingArtifactError, "column 'coverage' is missing"),
         (lambda f: edit(f, schema_version=99), SchemaVersionError, "schema version 99"),
         (lambda f: edit(f, grid={"width": 1}), DamagedArtifactError, "metadata invalid"),
