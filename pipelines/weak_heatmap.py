@@ -1,6 +1,6 @@
 """Slides and a label for each → patches → an evidence model → evidence maps, contours, a table. No box is needed.
 
-    python pipelines/weak_heatmap.py SLIDES… --config configs/weak_heatmap.yaml --out work/weak [--labels labels.csv]
+    python pipelines/weak_heatmap.py SLIDES… --config configs/weak_heatmap.yaml --out OUT [--labels CSV] [--card CARD]
 
 SLIDES are files, folders, or a manifest whose column `slide_label` serves where there is no `--labels`. Slides without
 a label, and those whose `split` is another than train, are mapped and not trained on. The same command continues.
@@ -48,7 +48,7 @@ class JobConfig(Config):
     contours: ContourConfig = ContourConfig()
 
 
-def main(slides: Sequence[str], labels: Path | None, config: JobConfig, out: Path) -> Path:
+def main(slides: Sequence[str], labels: Path | None, config: JobConfig, out: Path, card: Path | None = None) -> Path:
     """Tile, train and map, and return the path of the table."""
     rows = list_slides(slides)
     targets = known(rows, labels, config.evidence_training)
@@ -58,7 +58,7 @@ def main(slides: Sequence[str], labels: Path | None, config: JobConfig, out: Pat
             stores[row.slide_id] = tile_slide(slide, out / row.slide_id, config.tiling).path
     trained = [row.slide_id for row in rows if row.slide_id in targets and row.split in (None, "train")]
     given = [LabelledSlide(name, stores[name], targets[name]) for name in trained]
-    bundle = train_evidence(given, out / "model", config.evidence_training)
+    bundle = train_evidence(given, out / "model", config.evidence_training, card)
     mapper = EVIDENCE_RUNTIMES["torch"](bundle, threads=config.evidence.threads)
     table = []
     for row in rows:
@@ -105,14 +105,16 @@ def write_table(table: Sequence[Mapping[str, Any]], path: Path) -> Path:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("slides", nargs="+")
-    parser.add_argument("--labels", type=Path)
+    for option in ("--labels", "--card"):
+        parser.add_argument(option, type=Path)
     for option in ("--config", "--out"):
         parser.add_argument(option, type=Path, required=True)
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        print(main(chosen.slides, chosen.labels, load_job(chosen.config, JobConfig, chosen.set), chosen.out))
+        config = load_job(chosen.config, JobConfig, chosen.set)
+        print(main(chosen.slides, chosen.labels, config, chosen.out, chosen.card))
     except WsiDetectError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,13 +1,15 @@
 """The comparison of evidence maps from labelled fields to the tables of a document, on painted cells."""
 
+import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from comparison_bench import paint_fields
-from programs import load_program
+from programs import ROOT, load_program
 
-from wsi_detect.errors import ConfigError, MissingArtifactError
+from wsi_detect.errors import ConfigError, LicenceError, MissingArtifactError
 from wsi_detect.report.map_tables import map_table
 from wsi_detect.training import map_comparison as stage
 from wsi_detect.training.map_comparison import METHODS, MapComparisonJob, map_record, map_runs, record_path, settings
@@ -97,6 +99,16 @@ def test_what_is_recorded_is_not_done_again(finished, monkeypatch):
     # Neither does it matter by what it is computed.
     elsewhere = replace(bench, job=declared(accelerator="auto", threads=None, precision="16-mixed"))
     assert compare.main(elsewhere) == 0
+
+
+def test_fields_whose_licence_allows_no_research_are_refused(fields, tmp_path):
+    card = tmp_path / "card"
+    shutil.copytree(fields / "card", card)
+    shutil.copy(ROOT / "data_cards" / "cric-cervix-pap" / "README.md", card)
+    text = (card / "README.md").read_text()
+    (card / "README.md").write_text(re.sub(r"^  research: .*$", "  research: unknown", text, flags=re.MULTILINE))
+    with pytest.raises(LicenceError, match=r"does not allow the use .comparison. \(research: unknown\)"):
+        compare.begin(fields, fields / "labels.json", card, declared(), tmp_path / "work", tmp_path / "results")
 
 
 @pytest.mark.parametrize("changes", [{"decoder": {"steps": 3}}, {"loss": {"negative_weight": 2.0}}, {"second": False}])

@@ -10,6 +10,8 @@ from wsi_detect.data.card_schema import PERSON
 from wsi_detect.detectors.info import bundled_models, read_info
 from wsi_detect.errors import ConfigError, LicenceError
 from wsi_detect.training.config import TrainingConfig
+from wsi_detect.training.heatmap_config import EvidenceTrainingConfig
+from wsi_detect.training.heatmap_trainer import train_evidence
 from wsi_detect.training.licence import check_start, with_card
 
 UNKNOWN = (
@@ -32,7 +34,7 @@ NC = {
 
 @pytest.fixture
 def data(tmp_path):
-    """Write a card beside annotations that are not there; gives their path."""
+    """Write a card; gives its folder."""
 
     def make(**changes):
         facts = dict.fromkeys(UNKNOWN, "unknown") | {
@@ -47,7 +49,7 @@ def data(tmp_path):
         }
         (tmp_path / "card").mkdir(exist_ok=True)
         (tmp_path / "card" / "README.md").write_text(f"---\n{yaml.safe_dump(facts | changes)}---\n")
-        return tmp_path / "annotations.parquet"
+        return tmp_path / "card"
 
     return make
 
@@ -102,20 +104,20 @@ def test_what_a_person_still_has_to_write_does_not_stop_research(data):
 
 @pytest.mark.parametrize("lost", ["title", "consent", "references", "known_faults"])
 def test_nor_does_what_is_missing(data, tmp_path, lost):
-    annotations = data(licence={**NC, "source": [], "sure": "assumed"})
+    folder = data(licence={**NC, "source": [], "sure": "assumed"})
     path = tmp_path / "card" / "README.md"
     facts = yaml.safe_load(path.read_text().strip("-\n"))
     path.write_text(f"---\n{yaml.safe_dump({k: v for k, v in facts.items() if k != lost})}---\n")
-    assert with_card(config(), annotations).description.data_card == "tct-lab"
+    assert with_card(config(), folder).description.data_card == "tct-lab"
 
 
 @pytest.mark.parametrize("lost", ["name", "specimen"])
 def test_a_card_has_at_least_a_name_and_a_specimen(data, tmp_path, lost):
-    annotations, path = data(), tmp_path / "card" / "README.md"
+    folder, path = data(), tmp_path / "card" / "README.md"
     facts = yaml.safe_load(path.read_text().strip("-\n"))
     path.write_text(f"---\n{yaml.safe_dump({k: v for k, v in facts.items() if k != lost})}---\n")
     with pytest.raises(ConfigError, match=rf"README\.md: {lost}: missing"):
-        with_card(config(), annotations)
+        with_card(config(), folder)
 
 
 def test_a_broken_card_stops_it(data):
@@ -135,14 +137,23 @@ def test_another_name_is_refused(data):
 
 def test_without_a_card_research_goes_on_with_a_warning(tmp_path, caplog):
     given = config(description={"data_card": "mine"})
-    assert with_card(given, tmp_path / "annotations.parquet") == given
+    assert with_card(given, tmp_path) == given
     assert "nobody has checked what the licence of the data allows" in caplog.text
 
 
 @pytest.mark.parametrize("use", ["commercial", "release"])
 def test_without_a_card_nothing_else_does(tmp_path, use):
     with pytest.raises(LicenceError, match=f"nothing allows the use '{use}'"):
-        with_card(config(use=use), tmp_path / "annotations.parquet")
+        with_card(config(use=use), tmp_path)
+
+
+def test_so_does_the_training_of_an_evidence_model(data, tmp_path):
+    settled = with_card(EvidenceTrainingConfig(), data())
+    assert (settled.description.data_card, settled.use) == ("tct-lab", "research")
+    with pytest.raises(LicenceError, match=r"data card tct-lab: .* does not allow the use 'commercial'"):
+        train_evidence([], tmp_path / "run", EvidenceTrainingConfig(use="commercial"), data())
+    with pytest.raises(LicenceError, match="no data card given, so nothing allows the use 'release'"):
+        with_card(EvidenceTrainingConfig(use="release"), None)
 
 
 def test_a_use_nobody_knows():

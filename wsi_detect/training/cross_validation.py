@@ -15,10 +15,12 @@ from wsi_detect import __version__, artifact
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.annotations.importer import import_annotations
 from wsi_detect.annotations.rules import ImportRules
-from wsi_detect.data.cards import class_map_of, take_card
+from wsi_detect.data.card import CARD_NAME
+from wsi_detect.data.cards import class_map_of, load_card, take_card
 from wsi_detect.data.index import build_index
 from wsi_detect.data.leaks import Item, find_leaks, hash_file
 from wsi_detect.data.split import check_leak, grouped_folds
+from wsi_detect.data.use import check_use
 from wsi_detect.errors import LabelError, MissingArtifactError, OutputBusyError
 from wsi_detect.evaluation.average_precision import ap50
 from wsi_detect.evaluation.bootstrap import group_numbers
@@ -126,8 +128,11 @@ def in_folds(
         LabelError: no field, two fields with the same pixels or that look alike in different folds, labels that cannot
             be read, or of a class that the declaration does not name.
         ConfigError: the card is broken.
+        LicenceError: its licence does not allow that methods are compared on the fields.
     """
     class_map = class_map_of(card)
+    if (card / CARD_NAME).is_file():
+        check_use(load_card(card, draft=True), "comparison")
     truths = read_fields(coco, _names_of(class_map))
     paths = [images / truth.image_id for truth in truths]
     lost = next((path for path in paths if not path.is_file()), None)

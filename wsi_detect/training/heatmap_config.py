@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from wsi_detect.config import Config
+from wsi_detect.data.use import Use
 from wsi_detect.training.config import OptimiserConfig, Precision
 
 
@@ -58,6 +59,8 @@ class EvidenceFacts(Config):
 class EvidenceTrainingConfig(Config):
     """One training run of two phases."""
 
+    #: What the licence on the data card, if one is given, has to allow.
+    use: Use = "research"
     #: Labels of slides that count as region.
     region: tuple[str, ...] = ("1",)
     #: A logit for each of them instead of one for all.

@@ -24,6 +24,7 @@ from wsi_detect.losses.negative_evidence import NegativeEvidenceLoss, SeedRule
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.training.heatmap_config import EvidenceTrainingConfig, PhaseConfig
 from wsi_detect.training.heatmap_module import ClassifierModule, DecoderModule
+from wsi_detect.training.licence import with_card
 from wsi_detect.training.loop import checkpoint, claim, make_trainer, without_lightnings_own_warnings
 
 BUNDLE = "bundle"
@@ -35,24 +36,31 @@ _MPP_TOLERANCE = 0.02
 _log = logging.getLogger(__name__)
 
 
-def train_evidence(slides: Sequence[LabelledSlide], out: Path, config: EvidenceTrainingConfig | None = None) -> Path:
+def train_evidence(
+    slides: Sequence[LabelledSlide],
+    out: Path,
+    config: EvidenceTrainingConfig | None = None,
+    card: Path | None = None,
+) -> Path:
     """Train an evidence model: the classifier, then, with it frozen, the decoder.
 
     Args:
         slides: with and without region, their patch stores in folders.
         out: folder of the run. If it holds a stopped run of the same configuration and slides, that run goes on.
         config: everything else.
+        card: folder of the data card of the slides.
 
     Returns:
         The bundle.
 
     Raises:
+        LicenceError: the licence on that card does not allow `config.use`.
         StaleArtifactError: `out` holds a run of another configuration or other slides.
-        ConfigError: an unknown option, or a backbone whose maps cannot be joined.
+        ConfigError: an unknown option, a backbone whose maps cannot be joined, or a broken card.
         LabelError: no slide with, or none without a region, or their patches differ in size or resolution.
         NonFiniteError: a loss became NaN or infinite.
     """
-    config = config or EvidenceTrainingConfig()
+    config = with_card(config or EvidenceTrainingConfig(), card)
     patch_px, mpp = patch_facts(slides)
     labels = {slide.slide_id: slide.targets.tolist() for slide in slides}
     claim(out, {"config": config.model_dump(mode="json"), "slides": labels, "patch_px": patch_px, "mpp": mpp})

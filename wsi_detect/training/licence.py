@@ -1,14 +1,18 @@
-"""The data card a training run answers to: found beside the annotations, its licence held against the declared use."""
+"""The data card a training run answers to: its licence is held against the declared use."""
 
 import logging
 from pathlib import Path
+from typing import TypeVar
 
 from wsi_detect.data.card import CARD_NAME
-from wsi_detect.data.cards import card_of, load_card
+from wsi_detect.data.cards import load_card
 from wsi_detect.data.use import Use, check_use
 from wsi_detect.detectors.info import DetectorInfo
 from wsi_detect.errors import ConfigError, LicenceError
 from wsi_detect.training.config import TrainingConfig
+from wsi_detect.training.heatmap_config import EvidenceTrainingConfig
+
+C = TypeVar("C", TrainingConfig, EvidenceTrainingConfig)
 
 #: What weights may be used for that were trained for a use.
 _WITHIN: dict[str, tuple[Use, ...]] = {
@@ -21,7 +25,7 @@ _WITHIN: dict[str, tuple[Use, ...]] = {
 _log = logging.getLogger(__name__)
 
 
-def with_card(config: TrainingConfig, annotations: Path) -> TrainingConfig:
+def with_card(config: C, folder: Path | None) -> C:
     """Check the use against the card of the data set, and enter the card's name where the configuration has none.
 
     A data set without a card, put together by hand, may be trained on for research, with a warning; nobody has said
@@ -29,25 +33,26 @@ def with_card(config: TrainingConfig, annotations: Path) -> TrainingConfig:
 
     Args:
         config: of the run.
-        annotations: `annotations.parquet`; the card is in the folder `card` beside it.
+        folder: where the card is, if there is one.
 
     Raises:
         ConfigError: the card is broken, or another than the configuration names.
         LicenceError: its licence does not allow the use, or there is no card to allow it.
     """
-    folder, named = card_of(annotations), config.description.data_card
-    if not (folder / CARD_NAME).is_file():
+    named = config.description.data_card
+    if folder is None or not (folder / CARD_NAME).is_file():
+        where = "given" if folder is None else f"in {folder}"
         if config.use != "research":
             raise LicenceError(
-                f"no data card in {folder}, so nothing allows the use {config.use!r}; build the data set with a card "
-                "that states its licence, or train for research (training.use)"
+                f"no data card {where}, so nothing allows the use {config.use!r}; train on a data set with a card that "
+                "states its licence, or for research (its setting `use`)"
             )
-        _log.warning("train: no data card in %s; nobody has checked what the licence of the data allows", folder)
+        _log.warning("train: no data card %s; nobody has checked what the licence of the data allows", where)
         return config
     card = load_card(folder, draft=True)
     check_use(card, config.use)
     if named not in ("unknown", card.name):
-        raise ConfigError(f"training.description.data_card is {named!r}, but the card in {folder} is {card.name!r}")
+        raise ConfigError(f"description.data_card is {named!r}, but the card in {folder} is {card.name!r}")
     licence = card.licence
     _log.info("train: data card %s, %s; %s", card.name, licence.name, licence.conditions or "no conditions stated")
     description = config.description.model_copy(update={"data_card": card.name})

@@ -14,6 +14,7 @@ from torch import nn
 from wsi_detect import __version__, artifact
 from wsi_detect.config import digest
 from wsi_detect.data.augment import augmenter
+from wsi_detect.data.cards import card_of
 from wsi_detect.data.dataset import PatchDataset, make_loader
 from wsi_detect.data.hard_negatives import read_hard_rows, with_hard_negatives
 from wsi_detect.data.index import PatchIndex, read_index, read_labels
@@ -58,7 +59,7 @@ def train_detector(index: Path, out: Path, config: TrainingConfig | None = None)
     """
     config = config or TrainingConfig()
     content = read_index(index)
-    config = with_card(config, content.annotations)
+    config = with_card(config, card_of(content.annotations))
     claim(out, _made_from(index, config))
     if config.threads:
         torch.set_num_threads(config.threads)
