@@ -9,7 +9,6 @@ folder `wsi-detect annotate` wrote. The same command continues. A slide that can
 
 import argparse
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,12 +17,13 @@ import numpy as np
 from pydantic import Field
 
 from wsi_detect.annotations import ANNOTATIONS_NAME, ClassMap, import_annotations
+from wsi_detect.cli.ending import documented_exit
 from wsi_detect.config import Config
 from wsi_detect.data.card import CardSlide, class_counts, write_card
 from wsi_detect.data.index import build_index
 from wsi_detect.data.leaks import Rule, check_slides
 from wsi_detect.data.split import check_leak, grouped_split
-from wsi_detect.errors import DamagedSlideError, WsiDetectError
+from wsi_detect.errors import DamagedSlideError
 from wsi_detect.run.config import load_job
 from wsi_detect.run.slide_list import SlideRow, list_slides
 from wsi_detect.run.tile import TileBatch, tile_slides
@@ -112,9 +112,6 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=1)
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with documented_exit():
         job = load_job(chosen.config, JobConfig)
         print(main(chosen.slides, chosen.labels, chosen.card, job, chosen.out, chosen.workers))
-    except WsiDetectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -16,7 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from wsi_detect.errors import MissingArtifactError, WsiDetectError
+from wsi_detect.cli.ending import documented_exit
+from wsi_detect.errors import MissingArtifactError
 from wsi_detect.report.map_tables import map_table
 from wsi_detect.report.method_tables import write_between_marks
 from wsi_detect.run.config import load_job
@@ -84,13 +85,10 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with documented_exit():
         job = load_job(chosen.config, MapComparisonJob, chosen.set)
         bench = begin(chosen.images, chosen.coco, chosen.card, job, chosen.work, chosen.results)
         left = 0 if chosen.report else main(bench, chosen.limit_minutes)
         if chosen.report:
             report(bench, chosen.report)
         sys.exit(3 if left else 0)
-    except WsiDetectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

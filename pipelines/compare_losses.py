@@ -18,8 +18,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsi_detect.cli.ending import documented_exit
 from wsi_detect.config import load
-from wsi_detect.errors import MissingArtifactError, WsiDetectError
+from wsi_detect.errors import MissingArtifactError
 from wsi_detect.evaluation.evaluate import WholeImage
 from wsi_detect.evaluation.fields import FieldDetector
 from wsi_detect.inference.torch import load as load_detector
@@ -87,7 +88,7 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with documented_exit():
         job = load(chosen.config, ComparisonJob, chosen.set)
         if chosen.report:
             for picture in report(job, Results.find(chosen.results, job), chosen.report, chosen.only, chosen.folds):
@@ -98,6 +99,3 @@ if __name__ == "__main__":
             parser.error("--images, --coco, --card and --work are needed to train; only --report does without them")
         bench = begin(*given[:3], job, given[3], chosen.results)
         sys.exit(3 if main(bench, chosen.only, chosen.limit_minutes) else 0)
-    except WsiDetectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -11,15 +11,14 @@ import json
 import logging
 import os
 import shutil
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from wsi_detect.cli.ending import documented_exit
 from wsi_detect.config import Config, digest
 from wsi_detect.detectors.info import default_bundle, read_info
-from wsi_detect.errors import WsiDetectError
 from wsi_detect.run import Batch, RunConfig, RunOptions, SlideRow, list_slides, run_batch
 from wsi_detect.run.config import load_job
 from wsi_detect.run.slide_list import SLIDE_SUFFIXES
@@ -101,12 +100,7 @@ if __name__ == "__main__":
     parser.add_argument("--audit-names", action="store_true", help="write file names into the audit trail")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with documented_exit():
         job = load_job(chosen.config, JobConfig)
         while main(chosen.inbox, chosen.out, job, chosen.model, chosen.audit_names) >= 0 and not chosen.once:
             time.sleep(job.lab.poll_s)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except WsiDetectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from wsi_detect.cli.ending import documented_exit
 from wsi_detect.detectors.info import default_bundle
-from wsi_detect.errors import WsiDetectError
 from wsi_detect.run import Batch, RunConfig, exit_code, list_slides, run_batch
 from wsi_detect.run.config import load_job
 from wsi_detect.run.gate_report import gate_lines
@@ -45,9 +45,6 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=1)
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with documented_exit():
         job = load_job(chosen.config, RunConfig)
         sys.exit(main(chosen.slides, job, chosen.out, chosen.model, chosen.workers, chosen.evidence_model))
-    except WsiDetectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

@@ -8,12 +8,12 @@
 import argparse
 import json
 import logging
-import sys
 from pathlib import Path
 
 from wsi_detect import artifact, schema
+from wsi_detect.cli.ending import documented_exit
 from wsi_detect.data.index import read_index
-from wsi_detect.errors import ConfigError, WsiDetectError
+from wsi_detect.errors import ConfigError
 from wsi_detect.evaluation.figures import EvaluationConfig
 from wsi_detect.evaluation.slides import evaluate_cells
 from wsi_detect.run import Batch, RunConfig, run_batch
@@ -64,8 +64,5 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, default=1)
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with documented_exit():
         print(main(chosen.data, load_job(chosen.config, JobConfig), chosen.out, chosen.split, chosen.workers))
-    except WsiDetectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

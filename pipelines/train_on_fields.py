@@ -12,7 +12,6 @@ told the truth.
 import argparse
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +21,12 @@ from wsi_detect import artifact
 from wsi_detect.annotations.class_map import ClassMap
 from wsi_detect.annotations.importer import import_annotations
 from wsi_detect.annotations.rules import ImportRules
+from wsi_detect.cli.ending import documented_exit
 from wsi_detect.config import Config, load
 from wsi_detect.data.cards import take_card
 from wsi_detect.data.index import build_index
 from wsi_detect.data.split import grouped_folds
-from wsi_detect.errors import LabelError, WsiDetectError
+from wsi_detect.errors import LabelError
 from wsi_detect.slides import open_slide
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
@@ -103,10 +103,7 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with documented_exit():
         job = load(chosen.config, JobConfig, chosen.set)
         truth = shuffled(chosen.coco, chosen.out, job.training.seed) if chosen.shuffle_classes else chosen.coco
         print(main(chosen.images, truth, chosen.card, job, chosen.out, chosen.fold, chosen.name))
-    except WsiDetectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

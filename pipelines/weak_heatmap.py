@@ -10,7 +10,6 @@ import argparse
 import csv
 import io
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wsi_detect import artifact
+from wsi_detect.cli.ending import documented_exit
 from wsi_detect.config import Config
-from wsi_detect.data.bags import LabelledSlide, label_targets, read_slide_labels
-from wsi_detect.errors import LabelError, WsiDetectError
+from wsi_detect.data.bags import LabelledSlide
+from wsi_detect.data.slide_labels import label_targets, read_slide_labels
+from wsi_detect.errors import LabelError
 from wsi_detect.exports.evidence_contours import ContourConfig, write_contours
 from wsi_detect.inference import EVIDENCE_RUNTIMES
 from wsi_detect.inference.evidence import EvidenceConfig, map_evidence
@@ -36,7 +37,7 @@ from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
 from wsi_detect.training.heatmap_config import EvidenceTrainingConfig
-from wsi_detect.training.heatmap_trainer import train_evidence
+from wsi_detect.training.heatmap_trainer import label_rule, train_evidence
 
 
 class JobConfig(Config):
@@ -77,13 +78,11 @@ def known(
     rows: Sequence[SlideRow], labels: Path | None, config: EvidenceTrainingConfig
 ) -> dict[str, NDArray[np.bool_]]:
     """Which kinds of region each slide of known label has."""
+    rule = label_rule(config)
     if labels is None:
-        return {
-            row.slide_id: label_targets(row.slide_label, config.region, config.per_class)
-            for row in rows
-            if row.slide_label
-        }
-    found = read_slide_labels(labels, config.region, config.per_class)
+        named = ((row.slide_id, row.slide_label) for row in rows if row.slide_label)
+        return {name: label_targets(label, rule, f"manifest, slide {name}") for name, label in named}
+    found = read_slide_labels(labels, rule)
     lost = sorted(set(found) - {row.slide_id for row in rows})
     if lost:
         raise LabelError(
@@ -112,9 +111,6 @@ if __name__ == "__main__":
     parser.add_argument("--set", action="append", default=[], metavar="section.key=value")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    with documented_exit():
         config = load_job(chosen.config, JobConfig, chosen.set)
         print(main(chosen.slides, chosen.labels, config, chosen.out, chosen.card))
-    except WsiDetectError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)

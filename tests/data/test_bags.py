@@ -1,4 +1,4 @@
-"""Labels of slides, and the bags of patches drawn under them."""
+"""The bags of patches drawn under the labels of slides."""
 
 from types import SimpleNamespace
 
@@ -7,54 +7,9 @@ import pytest
 import torch
 
 from wsi_detect.data.augment import augmenter
-from wsi_detect.data.bags import BagDataset, BagLoader, BagRule, LabelledSlide, read_slide_labels, region_columns
+from wsi_detect.data.bags import BagDataset, BagLoader, BagRule, LabelledSlide
 from wsi_detect.errors import LabelError
 from wsi_detect.geometry import PatchFrame
-
-
-@pytest.mark.parametrize(
-    ("text", "per_class", "expected"),
-    [
-        ("slide_id,positive\na,1\nb,0\n", False, {"a": [True], "b": [False]}),
-        ("slide_id,label\na,HSIL\nb,NILM\nc,NILM;SCC\n", False, {"a": [True], "b": [False], "c": [True]}),
-        (
-            "slide_id,label\na,HSIL\nb,NILM\nc,SCC; HSIL\n",
-            True,
-            {"a": [True, False], "b": [False] * 2, "c": [True] * 2},
-        ),
-        ("\ufeffslide_id,site,label\na,x,SCC\n", False, {"a": [True]}),
-    ],
-)
-def test_slide_labels(tmp_path, text, per_class, expected):
-    path = tmp_path / "labels.csv"
-    path.write_text(text, encoding="utf-8")
-    found = read_slide_labels(path, ("HSIL", "SCC"), per_class)
-    assert {name: targets.tolist() for name, targets in found.items()} == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("slide_id,label\na,HSIL\na,NILM\n", r"labels\.csv: line 3: slide a is there twice"),
-        ("slide_id,label\na,\n", "line 2: no label; leave out"),
-        ("slide_id,label\n,HSIL\n", "line 2: no slide_id"),
-        ("slide_id,positive\na,yes\n", "line 2: positive is 0 or 1, not 'yes'"),
-        ("slide,label\na,HSIL\n", "columns slide_id and label"),
-        ("", "columns slide_id and label"),
-    ],
-)
-def test_faults_of_label_files_are_named(tmp_path, text, message):
-    (tmp_path / "labels.csv").write_text(text)
-    with pytest.raises(LabelError, match=message):
-        read_slide_labels(tmp_path / "labels.csv", ("HSIL",))
-
-
-def test_kinds_of_region_need_labels(tmp_path):
-    (tmp_path / "labels.csv").write_text("slide_id,positive\na,1\n")
-    with pytest.raises(LabelError, match="needs the column label"):
-        read_slide_labels(tmp_path / "labels.csv", ("HSIL",), per_class=True)
-    assert region_columns(("HSIL", "SCC"), per_class=True) == ("HSIL", "SCC")
-    assert region_columns(("HSIL", "SCC"), per_class=False) == ("region",)
 
 
 class Numbered:
@@ -142,9 +97,3 @@ def test_a_loader_goes_on_where_it_stopped():
 def test_slides_of_one_kind_teach_nothing(positive, negative):
     with pytest.raises(LabelError, match=f"of 3 slides {negative} are fully negative"):
         _dataset(_slides(positive, negative))
-
-
-def test_a_slide_without_a_patch_is_named():
-    slides = [*_slides(1, 0), LabelledSlide("empty", Numbered(9, 0), np.array([False]))]
-    with pytest.raises(LabelError, match="slide empty has no patch"):
-        _dataset(slides)[0]

@@ -1,6 +1,7 @@
 """Hard negatives: found on negative slides of the training split only, drawn more often, never breaking the order."""
 
 import csv
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from wsi_detect.data.hard_negatives import (
 )
 from wsi_detect.data.index import build_index, read_index
 from wsi_detect.data.samplers import SAMPLERS, EpochSampler
-from wsi_detect.errors import ConfigError, LabelError
+from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
 from wsi_detect.testing.hand_map import write_map
+from wsi_detect.tiling.patch_store import KIND
 
 #: Evidence of the 4 x 4 patches of each slide: the highest px, others are 0.
 PEAKS = {
@@ -42,6 +44,9 @@ def data(tmp_path, memory_store):
     annotations = tmp_path / "annotations.parquet"
     artifact.write_table(annotations, artifact.table_of(rows, schema.ANNOTATIONS), schema.ANNOTATIONS)
     stores = {slide: memory_store(tmp_path / slide / "patches.zarr") for slide in PEAKS}
+    for store in stores.values():
+        facts = {"kind": KIND, "schema_version": schema.SCHEMA_VERSION, "grid": asdict(store.grid)}
+        artifact.write_json(store.path / "zarr.json", {"attributes": facts})
     index = read_index(build_index(stores, annotations, SPLIT, tmp_path / "dataset", ["HSIL"]))
     maps = {}
     for slide, peaks in PEAKS.items():
@@ -81,10 +86,40 @@ def test_how_many_and_above_what(data, rule, patches):
 
 def test_a_negative_slide_with_cells_is_a_fault(data):
     index, maps = data
-    with pytest.raises(LabelError, match=r"1 slides called negative have labelled cells .* first pos"):
+    with pytest.raises(LabelError, match=r"1 slides called negative have labelled abnormal cells, first pos"):
         find_hard_negatives(index, maps, {"neg1", "pos"})
     with pytest.raises(LabelError, match="no slide of split 'train' is called negative"):
         find_hard_negatives(index, maps, {"held"})
+
+
+def test_a_map_of_another_slide_or_of_other_patches_is_refused(data, tmp_path):
+    index, maps = data
+    with pytest.raises(StaleArtifactError, match="is the map of slide held, not of neg1"):
+        find_hard_negatives(index, {**maps, "neg1": maps["held"]}, {"neg1"})
+    other = write_map(tmp_path / "other", np.zeros((100, 100)), px=4.0, mpp=0.5, slide_id="neg1", patch=50).path
+    with pytest.raises(StaleArtifactError, match="of other patches than the index"):
+        find_hard_negatives(index, {"neg1": other}, {"neg1"})
+    with pytest.raises(LabelError, match="none of the 2 negative slides of split 'train' has a map"):
+        find_hard_negatives(index, {"pos": maps["pos"]}, {"neg1", "neg2"})
+
+
+def test_normal_cells_of_a_negative_slide_are_no_fault(data):
+    index, maps = data
+    # A labelled normal cell in patch 7 of `neg2`.
+    counts = np.hstack([index.counts, np.zeros_like(index.counts)])
+    row = next(k for k, slide in enumerate(index.slide_ids) if (slide, index.patch_ids[k]) == ("neg2", 7))
+    counts[row, 1] = 1
+    labelled = replace(index, counts=counts, classes=("HSIL", "NILM"))
+    assert find_hard_negatives(labelled, maps, {"neg1", "neg2"})["patch_id"].to_pylist() == [0, 3, 5]
+    with pytest.raises(LabelError, match="1 slides called negative have labelled abnormal cells, first neg2"):
+        find_hard_negatives(replace(labelled, classes=("HSIL", "ASC-H")), maps, {"neg1", "neg2"})
+
+
+def test_a_patch_named_twice_counts_once(data, tmp_path):
+    index, maps = data
+    table = find_hard_negatives(index, maps, {"neg1"}).to_pylist()
+    path = write_hard_negatives(artifact.table_of([*table, table[0]], schema.HARD_NEGATIVES), tmp_path / "hard")
+    assert len(read_hard_rows(path, index)) == len(table)
 
 
 def test_the_table_is_for_the_sampler_and_for_people(data, tmp_path):

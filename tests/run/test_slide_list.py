@@ -66,6 +66,14 @@ def test_two_files_of_one_content_are_one_slide(folder, caplog):
     assert "same content" in caplog.text
 
 
+def test_two_slides_of_one_id_in_two_manifests_are_refused(folder, tmp_path):
+    for name, path in (("one", "a.svs"), ("two", "b.svs"), ("again", "a.svs")):
+        (tmp_path / f"{name}.csv").write_text(f"slide_id,path\n{'x1' if name == 'again' else 'X1'},{folder / path}\n")
+    with pytest.raises(ManifestError, match=r"slide_id 'X1' is given to two slides, .*a\.svs and .*b\.svs"):
+        list_slides([tmp_path / "one.csv", tmp_path / "two.csv"])
+    assert names(list_slides([tmp_path / "one.csv", tmp_path / "again.csv"])) == ["a.svs"]
+
+
 @pytest.mark.parametrize(
     "name", ["with space.svs", "größe.svs", "-dash.svs", "a[1].svs", "na'me\".svs", "\N{PILL}.svs"]
 )

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from wsi_detect.config import parse
 from wsi_detect.data.bags import LabelledSlide
 from wsi_detect.detectors.evidence_bundle import load_evidence
 from wsi_detect.detectors.heatmap import build_evidence_model
@@ -241,5 +242,20 @@ def test_what_cannot_be_trained_on_is_named(few, undisturbed, tmp_path):
     other = LabelledSlide("coarse", coarse, np.array([True]))
     with pytest.raises(LabelError, match=r"patches of slide coarse have 112 px of 2 µm, those of S0 112 px of 1 µm"):
         make([*few, other], tmp_path / "c")
-    with pytest.raises(ConfigError, match=r"training\.loss"):
-        make(few, tmp_path / "d", loss={"lambda": 1.0}, classifier={"steps": 1})
+    empty = LabelledSlide("empty", Pictures([]), np.array([False]))
+    with pytest.raises(LabelError, match=r"1 slides to learn from have no patch \(empty\)"):
+        make([*few, empty], tmp_path / "d")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"loss": {"lambda": 1.0}}, r"loss\.lambda"),
+        ({"loss": {"negative_weight": "much"}}, r"loss\.negative_weight"),
+        ({"seeds": {"seeder": "otsuu"}}, r"seeds\.seeder"),
+        ({"seeds": {"dilation_px": 4}}, r"seeds\.dilation_px: .*odd"),
+    ],
+)
+def test_wrong_options_are_found_before_anything_is_trained(changes, says):
+    with pytest.raises(ConfigError, match=rf"evidence_training: {says}"):
+        parse(changes, EvidenceTrainingConfig, where="evidence_training")

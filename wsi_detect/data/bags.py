@@ -1,11 +1,8 @@
 """Bags: patches of a slide of which nothing is known but the label of their slide.
 
-A label file is a CSV with the columns `slide_id` and either `label`, names separated by `;`, or `positive`, 0 or 1.
 Step k of a run draws its bags from the run's seed and k alone, so a stopped run goes on as if it had not been.
 """
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +19,6 @@ from wsi_detect.data.dataset import process_options
 from wsi_detect.errors import LabelError
 from wsi_detect.geometry import PatchFrame
 from wsi_detect.tiling.patch_store import PatchStore
-
-#: The only column where kinds of region are not told apart.
-ANY = "region"
 
 #: Stores a process keeps open.
 _OPEN_STORES = 256
@@ -115,63 +109,6 @@ class BagRule:
     positive_share: float
 
 
-def region_columns(region: Sequence[str], per_class: bool) -> tuple[str, ...]:
-    """Names of the classifier's columns: one for every kind of region, or one for all."""
-    return tuple(region) if per_class else (ANY,)
-
-
-def read_slide_labels(path: Path, region: Sequence[str], per_class: bool = False) -> dict[str, NDArray[np.bool_]]:
-    """Read which kinds of region each slide has.
-
-    Args:
-        path: the CSV.
-        region: labels that count as region; any other label is none.
-        per_class: a column for each of them instead of one for all.
-
-    Returns:
-        Slide id → (K,) bool.
-
-    Raises:
-        LabelError: the file cannot be read or lacks a column, or a row has no label or is there twice.
-    """
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelError(f"{path} cannot be read: {error}") from error
-    known = set(rows[0]) if rows else set()
-    if "slide_id" not in known or not known & {"label", "positive"}:
-        raise LabelError(
-            f"{path}: it needs rows with the columns slide_id and label, or slide_id and positive (0 or 1)"
-        )
-    if per_class and "label" not in known:
-        raise LabelError(f"{path}: to tell kinds of region apart it needs the column label")
-    found: dict[str, NDArray[np.bool_]] = {}
-    for line, row in enumerate(rows, start=2):
-        name = (row["slide_id"] or "").strip()
-        if not name or name in found:
-            raise LabelError(f"{path}: line {line}: " + (f"slide {name} is there twice" if name else "no slide_id"))
-        found[name] = _targets(row, region, per_class, f"{path}: line {line}")
-    return found
-
-
-def label_targets(label: str, region: Sequence[str], per_class: bool = False) -> NDArray[np.bool_]:
-    """Which kinds of region (K,) bool a label names, names separated by `;`; arguments as in `read_slide_labels`."""
-    names = {part.strip() for part in label.split(";")}
-    each = [name in names for name in region]
-    return np.array(each if per_class else [any(each)])
-
-
-def _targets(row: Mapping[str, str | None], region: Sequence[str], per_class: bool, where: str) -> NDArray[np.bool_]:
-    if "label" in row:
-        if not (row["label"] or "").replace(";", "").strip():
-            raise LabelError(f"{where}: no label; leave out slides of which nothing is known")
-        return label_targets(row["label"] or "", region, per_class)
-    said = (row["positive"] or "").strip()
-    if said not in ("0", "1"):
-        raise LabelError(f"{where}: positive is 0 or 1, not {said!r}")
-    return np.array([said == "1"])
-
-
 class BagDataset(Dataset[BagBatch]):
     """The bags of every step of a run; item k is the whole batch of step k."""
 
@@ -255,8 +192,6 @@ class BagDataset(Dataset[BagBatch]):
                 self._open.pop(next(iter(self._open)))
             store = self.slides[slide].store
             self._open[slide] = PatchStore.open(store) if isinstance(store, Path) else store
-            if not len(self._open[slide]):
-                raise LabelError(f"slide {self.slides[slide].slide_id} has no patch; leave it out, or see its mask")
         return self._open[slide]
 
 

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from wsi_detect import artifact, schema
 from wsi_detect.data.index import PatchIndex
 from wsi_detect.data.repeats import Counts, Weights
-from wsi_detect.errors import ConfigError, LabelError
+from wsi_detect.errors import ConfigError, LabelError, StaleArtifactError
+from wsi_detect.taxonomy import CLASSES
 from wsi_detect.tiling.evidence_grid import MapGrid
 from wsi_detect.tiling.evidence_map import FULL, NOT_LOOKED, EvidenceMap
 from wsi_detect.tiling.grid import TileGrid
+from wsi_detect.tiling.patch_store import read_attributes
 
 TABLE = "hard_negatives.parquet"
 #: The same for people.
@@ -56,7 +58,8 @@ def find_hard_negatives(
     """Rank the patches of negative slides by the evidence in their cores.
 
     The rank goes by the highest evidence, among equals by the share of px above the threshold. Patches are of one
-    split, so that nothing of a slide a model is judged on reaches its training.
+    split, so that nothing of a slide a model is judged on reaches its training. Patches with a labelled cell are left
+    out: they are drawn as it is.
 
     Args:
         index: of the data set.
@@ -69,8 +72,9 @@ def find_hard_negatives(
         Rows of `schema.HARD_NEGATIVES`, the worst first.
 
     Raises:
-        LabelError: a slide called negative has labelled cells, or no slide of the split is negative.
-        ArtifactError: a map is missing or damaged.
+        LabelError: a slide called negative has labelled abnormal cells, no slide of the split is negative, or none
+            that is has a map.
+        ArtifactError: a map is missing or damaged, of another slide, or of other patches than the index.
     """
     rule = rule or HardNegatives()
     rows = index.rows(split)
@@ -78,11 +82,19 @@ def find_hard_negatives(
     if not mine:
         raise LabelError(f"no slide of split {split!r} is called negative; there is nothing to find hard negatives in")
     _check_negative(index, mine)
+    if not set(mine) & set(maps):
+        raise LabelError(f"none of the {len(mine)} negative slides of split {split!r} has a map; map them first")
     missing = [slide for slide in mine if slide not in maps]
     if missing:
         _log.warning("hard negatives: %d negative slides have no map: %s", len(missing), ", ".join(missing[:10]))
-    wanted = {slide: {int(index.patch_ids[row]) for row in rows if index.slide_ids[row] == slide} for slide in mine}
-    found = [entry for slide in mine if slide in maps for entry in _of_slide(maps[slide], wanted[slide], rule)]
+    empty = rows[~index.counts[rows].any(axis=1)]
+    wanted = {slide: {int(index.patch_ids[row]) for row in empty if index.slide_ids[row] == slide} for slide in mine}
+    found = [
+        entry
+        for slide in mine
+        if slide in maps
+        for entry in _of_slide(_map_of(slide, maps[slide], index), wanted[slide], rule)
+    ]
     found.sort(key=_order)
     del found[rule.most :]
     _log.info("hard negatives: %d patches of %d negative slides", len(found), len(mine) - len(missing))
@@ -112,7 +124,7 @@ def read_hard_rows(path: Path, index: PatchIndex, split: str = "train") -> NDArr
     rows = index.rows(split)
     places = {(index.slide_ids[row], int(index.patch_ids[row])): k for k, row in enumerate(rows)}
     names = zip(table["slide_id"].to_pylist(), table["patch_id"].to_pylist(), strict=True)
-    found = [places[name] for name in names if name in places]
+    found = list(dict.fromkeys(places[name] for name in names if name in places))
     if not found:
         raise LabelError(f"{path}: none of its {table.num_rows} patches is in split {split!r} of this index")
     counts = index.counts[rows]
@@ -156,18 +168,29 @@ def with_hard_negatives(weights: Weights, counts: Counts, hard: NDArray[np.int64
 
 
 def _check_negative(index: PatchIndex, slides: Collection[str]) -> None:
-    known = set(slides)
-    filled = sorted({s for s, row in zip(index.slide_ids, index.counts, strict=True) if s in known and row.any()})
+    # What is no name of the taxonomy is abnormal for all that is known.
+    abnormal = np.array([name not in CLASSES or CLASSES[name].abnormal for name in index.classes])
+    grave = np.flatnonzero(index.counts[:, abnormal].any(axis=1))
+    filled = sorted({index.slide_ids[row] for row in grave} & set(slides))
     if filled:
         raise LabelError(
-            f"{len(filled)} slides called negative have labelled cells of the index's classes, first {filled[0]}; mend "
-            "their slide labels, or leave them out"
+            f"{len(filled)} slides called negative have labelled abnormal cells, first {filled[0]}; mend their slide "
+            "labels, or leave them out"
         )
 
 
-def _of_slide(path: Path, wanted: Collection[int], rule: HardNegatives) -> list[dict[str, Any]]:
-    """Rows of one slide, its worst first, without their rank."""
+def _map_of(slide: str, path: Path, index: PatchIndex) -> EvidenceMap:
+    """The map of a slide, if it was made from the patches of the index: their numbers mean nothing otherwise."""
     found = EvidenceMap.open(path)
+    if found.slide.slide_id != slide:
+        raise StaleArtifactError(f"{path} is the map of slide {found.slide.slide_id}, not of {slide}")
+    if TileGrid(**found.attributes["grid"]) != TileGrid(**read_attributes(index.stores[slide])["grid"]):
+        raise StaleArtifactError(f"{path} is of other patches than the index ({index.stores[slide]}); map these")
+    return found
+
+
+def _of_slide(found: EvidenceMap, wanted: Collection[int], rule: HardNegatives) -> list[dict[str, Any]]:
+    """Rows of one slide, its worst first, without their rank."""
     above = found.threshold if rule.above is None else rule.above
     grid = MapGrid(TileGrid(**found.attributes["grid"]), found.px)
     blocks = grid.blocks()

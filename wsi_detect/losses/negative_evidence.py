@@ -55,18 +55,24 @@ class NegativeEvidenceLoss(nn.Module):
         self.seeds_of_negatives = seeds_of_negatives
         self.register_buffer("barrier", torch.tensor(_BARRIER_START, dtype=torch.float64))
 
-    def forward(self, logits: Tensor, seeds: Tensor, *, negative: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, logits: Tensor, seeds: Tensor, *, negative: Tensor, vouched: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the weighted terms.
 
         Args:
             logits: (B, 2, H, W), background first.
             seeds: (B, H, W) int64, `REGION`, `BACKGROUND` or `IGNORE`.
             negative: (B,) bool, the image is fully negative.
+            vouched: (B,) bool, the image is taken to have its label (ours: of a bag only some are); None for all. The
+                others count neither for the seeds nor for the sizes.
 
         Returns:
             Scalars `seeds`, `negative` and, if it has a weight, `size`. A term without a pixel or an image is 0.
         """
         taught = torch.ones_like(negative) if self.seeds_of_negatives else ~negative
+        if vouched is not None:
+            taught = taught & vouched
         terms = {
             "seeds": self.seed_weight * partial_cross_entropy(logits, seeds, taught),
             "negative": self.negative_weight * full_negative(logits, negative),

@@ -263,9 +263,28 @@ def _default_id(path: Path) -> str:
 
 
 def _without_duplicates(rows: list[SlideRow]) -> list[SlideRow]:
+    """One row a slide.
+
+    Raises:
+        ManifestError: two slides have one id, as manifests written apart from each other can.
+    """
     unique: dict[str, SlideRow] = {}
     for row in rows:
-        first = unique.setdefault(row.slide_id, row)
-        if first is not row:
-            _log.warning("%s has the same content as another file given; it is screened once", row.path)
-    return [unique[name] for name in sorted(unique)]
+        first = unique.setdefault(row.slide_id.lower(), row)
+        if first is row:
+            continue
+        if not _same_slide(first.path, row.path):
+            raise ManifestError(
+                f"slide_id {row.slide_id!r} is given to two slides, {first.path} and {row.path}; give one another id"
+            )
+        _log.warning("%s has the same content as another file given; it is screened once", row.path)
+    return sorted(unique.values(), key=lambda row: row.slide_id)
+
+
+def _same_slide(first: str, second: str) -> bool:
+    if Path(first).resolve() == Path(second).resolve():
+        return True
+    try:
+        return artifact.fingerprint(Path(first)) == artifact.fingerprint(Path(second))
+    except OSError:
+        return False

@@ -1,12 +1,21 @@
 """What the training of an evidence model may vary."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from wsi_detect.config import Config
 from wsi_detect.data.use import Use
 from wsi_detect.training.config import OptimiserConfig, Precision
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise ValueError("an odd number, so that the square has a centre")
+    return value
+
+
+OddPx = Annotated[int, Field(ge=1), AfterValidator(_odd)]
 
 
 class BagConfig(Config):
@@ -36,12 +45,21 @@ class PhaseConfig(Config):
 class SeedConfig(Config):
     """How pixels are drawn as evidence: `losses.negative_evidence.SeedRule`."""
 
-    seeder: str = "probability"
+    seeder: Literal["probability", "low_background", "otsu"] = "probability"
     region: int = Field(1, ge=0)
     background: int = Field(1, ge=0)
-    dilation_px: int = Field(3, ge=1)
+    dilation_px: OddPx = 3
     low_share: float = Field(0.2, gt=0, le=1)
-    erosion_px: int = Field(11, ge=1)
+    erosion_px: OddPx = 11
+
+
+class LossConfig(Config):
+    """Weights of the terms: `losses.negative_evidence.NegativeEvidenceLoss`."""
+
+    seed_weight: float = Field(1.0, ge=0)
+    negative_weight: float = Field(1.0, ge=0)
+    size_weight: float = Field(0.0, ge=0)
+    seeds_of_negatives: bool = False
 
 
 class EvidenceFacts(Config):
@@ -63,7 +81,9 @@ class EvidenceTrainingConfig(Config):
     use: Use = "research"
     #: Labels of slides that count as region.
     region: tuple[str, ...] = ("1",)
-    #: A logit for each of them instead of one for all.
+    #: Labels that say nothing of a region, beside the names of the taxonomy; any other is refused as a mistake.
+    negative: tuple[str, ...] = ("0", "negative")
+    #: A logit for each kind of region instead of one for all.
     per_class: bool = False
     #: Options of `detectors.heatmap.EvidenceModelConfig`.
     model: dict[str, Any] = Field(default_factory=dict)
@@ -73,8 +93,7 @@ class EvidenceTrainingConfig(Config):
     top_share: float = Field(1.0, gt=0, le=1)
     classifier: PhaseConfig = PhaseConfig()
     decoder: PhaseConfig = PhaseConfig()
-    #: Options of `losses.negative_evidence.NegativeEvidenceLoss`.
-    loss: dict[str, Any] = Field(default_factory=dict)
+    loss: LossConfig = LossConfig()
     seeds: SeedConfig = SeedConfig()
     description: EvidenceFacts = EvidenceFacts()
     checkpoint_minutes: float = Field(5.0, gt=0)
@@ -82,7 +101,8 @@ class EvidenceTrainingConfig(Config):
     ema_decay: float = Field(0.998, ge=0, lt=1)
     precision: Precision = "bf16-mixed"
     accelerator: str = "auto"
-    devices: int | Literal["auto"] = "auto"
+    #: Processes would all draw the same bags.
+    devices: Literal[1] = 1
     #: Threads of torch on a CPU; None leaves its own choice.
     threads: int | None = Field(None, ge=1)
     seed: int = 0

@@ -12,7 +12,7 @@ from wsi_detect.data.bags import BagBatch
 from wsi_detect.detectors.activation_maps import normalised
 from wsi_detect.detectors.heatmap import EvidenceModel
 from wsi_detect.errors import NonFiniteError
-from wsi_detect.losses.negative_evidence import IGNORE, NegativeEvidenceLoss, SeedRule, draw_seeds
+from wsi_detect.losses.negative_evidence import NegativeEvidenceLoss, SeedRule, draw_seeds
 from wsi_detect.training.config import OptimiserConfig
 from wsi_detect.training.heatmap_config import BagConfig
 from wsi_detect.training.loop import one_cycle
@@ -75,7 +75,7 @@ class ClassifierModule(LightningModule):
         logits = patch_logits(self.model.activation(batch.images), self.top_share)
         bags = bag_logits(logits.view(len(batch.targets), -1, logits.shape[1]), self.bag.top).float()
         loss = F.binary_cross_entropy_with_logits(bags, batch.targets)
-        _check(self, loss, "training.classifier")
+        _check(self, loss, "evidence_training.classifier")
         size = len(batch.targets)
         self.log("classifier/loss", loss.detach(), prog_bar=True, batch_size=size)
         right = ((bags > 0) == (batch.targets > 0)).float().mean()
@@ -131,10 +131,10 @@ class DecoderModule(LightningModule):
         patches = patch_logits(maps, self.top_share).view(groups, -1, columns)
         chosen = chosen_patches(patches, batch.targets, self.bag.top).flatten()
         seeds = draw_seeds(true_cam(maps, targets), self.seeds)
-        seeds[~chosen] = IGNORE
-        terms: dict[str, Tensor] = self.loss(logits, seeds, negative=~(targets > 0).any(dim=1))
+        negative = ~(targets > 0).any(dim=1)
+        terms: dict[str, Tensor] = self.loss(logits, seeds, negative=negative, vouched=chosen)
         total = torch.stack(list(terms.values())).sum()
-        _check(self, total, "training.decoder")
+        _check(self, total, "evidence_training.decoder")
         for name, value in {**terms, "total": total}.items():
             self.log(f"decoder/{name}", value.detach(), prog_bar=name == "total", batch_size=count)
         return total

@@ -13,13 +13,14 @@ from torch import Tensor
 from wsi_detect import __version__, artifact
 from wsi_detect.config import digest
 from wsi_detect.data.augment import augmenter
-from wsi_detect.data.bags import BagDataset, BagLoader, BagRule, LabelledSlide, region_columns
+from wsi_detect.data.bags import BagDataset, BagLoader, BagRule, LabelledSlide
+from wsi_detect.data.slide_labels import LabelRule
 from wsi_detect.detectors.bundle import packed
 from wsi_detect.detectors.evidence_bundle import save_evidence
 from wsi_detect.detectors.evidence_info import EvidenceInfo
 from wsi_detect.detectors.heatmap import EvidenceModel, build_evidence_model
 from wsi_detect.detectors.reach import margin_px
-from wsi_detect.errors import ConfigError, LabelError
+from wsi_detect.errors import LabelError
 from wsi_detect.losses.negative_evidence import NegativeEvidenceLoss, SeedRule
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.training.heatmap_config import EvidenceTrainingConfig, PhaseConfig
@@ -72,6 +73,11 @@ def train_evidence(
     return out / BUNDLE
 
 
+def label_rule(config: EvidenceTrainingConfig) -> LabelRule:
+    """What labels of slides mean to a training."""
+    return LabelRule(config.region, config.per_class, config.negative)
+
+
 def train_classifier(slides: Sequence[LabelledSlide], out: Path, config: EvidenceTrainingConfig) -> EvidenceModel:
     """First phase; a finished one is read from `out` instead.
 
@@ -81,7 +87,7 @@ def train_classifier(slides: Sequence[LabelledSlide], out: Path, config: Evidenc
     if config.threads:
         torch.set_num_threads(config.threads)
     seed_everything(config.seed, verbose=False)
-    model = build_evidence_model(region_columns(config.region, config.per_class), config.model).train()
+    model = build_evidence_model(label_rule(config).columns, config.model).train()
     kept = out / CLASSIFIER
     if not kept.exists():
         module = ClassifierModule(model, config.classifier.optimiser, config.bag, config.top_share)
@@ -105,7 +111,7 @@ def train_decoder(
         model,
         config.decoder.optimiser,
         config.bag,
-        _loss(config),
+        NegativeEvidenceLoss(**config.loss.model_dump()),
         SeedRule(**config.seeds.model_dump()),
         top_share=config.top_share,
         epoch_steps=max(1, len(slides) // config.bag.bags),
@@ -119,11 +125,17 @@ def patch_facts(slides: Sequence[LabelledSlide]) -> tuple[int, float]:
     """Side of the patches, px, and µm per px.
 
     Raises:
-        LabelError: there is no slide, or they are not alike.
+        LabelError: there is no slide, one has no patch, or they are not alike.
     """
     stores = {s.slide_id: PatchStore.open(s.store) if isinstance(s.store, Path) else s.store for s in slides}
     if not stores:
         raise LabelError("there is no slide to learn from")
+    empty = [name for name, store in stores.items() if not len(store)]
+    if empty:
+        raise LabelError(
+            f"{len(empty)} slides to learn from have no patch ({', '.join(empty[:10])}); leave them out, or see their "
+            "masks"
+        )
     first, one = next(iter(stores.items()))
     for name, store in stores.items():
         if store.patch_px != one.patch_px or abs(store.mpp / one.mpp - 1) > _MPP_TOLERANCE:
@@ -201,13 +213,6 @@ def _fit(
     if trainer.interrupted:
         raise KeyboardInterrupt
     module.cpu().eval()
-
-
-def _loss(config: EvidenceTrainingConfig) -> NegativeEvidenceLoss:
-    try:
-        return NegativeEvidenceLoss(**config.loss)
-    except TypeError as error:
-        raise ConfigError(f"training.loss: {error}") from error
 
 
 def _digest(state: dict[str, Tensor]) -> str:

@@ -56,6 +56,7 @@ def serve(
     # As the command line does: this package at the level asked for, everybody else's libraries at warnings.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("wsi_detect").setLevel(level)
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     ready, state = set_up(setup)
     handler.send(("ready", None) if ready == "done" else ("fault", state))
     with reporting_to(lambda payload: handler.send(("progress", payload))):
