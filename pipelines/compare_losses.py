@@ -26,8 +26,8 @@ from wsi_detect.evaluation.fields import FieldDetector
 from wsi_detect.inference.torch import load as load_detector
 from wsi_detect.report.method_plot import plot_methods
 from wsi_detect.report.method_tables import blocks, state, tables, write_between_marks
-from wsi_detect.training.cross_validation import Bench, prepare, settle
-from wsi_detect.training.grid import ComparisonJob, planned, resolve
+from wsi_detect.training.cross_validation import Bench, check_runs, prepare, settle
+from wsi_detect.training.grid import ComparisonJob, planned
 from wsi_detect.training.records import Results, finished
 
 _log = logging.getLogger(__name__)
@@ -46,8 +46,7 @@ def begin(images: Path, coco: Path, card: Path, job: ComparisonJob, work: Path, 
 def main(bench: Bench, only: Sequence[str] = (), limit_minutes: float | None = None) -> int:
     """Do the runs that are not recorded yet, and return how many are still open."""
     runs = planned(bench.job.cross_validation, only)
-    for run in runs:
-        resolve(bench.job, run)  # a wrong option of the last method shall not be found after two days
+    check_runs(bench.job, runs)
     begun = time.monotonic()
     for number, run in enumerate(runs, start=1):
         if limit_minutes is not None and time.monotonic() - begun >= 60 * limit_minutes:

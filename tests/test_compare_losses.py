@@ -7,7 +7,7 @@ import pytest
 from comparison_bench import RARE, ROOT, begin, compare, declared, document, paint_fields
 
 from wsi_detect.config import load
-from wsi_detect.errors import DamagedArtifactError, LabelError, MissingArtifactError
+from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError, MissingArtifactError
 from wsi_detect.report.method_plot import plot_methods
 from wsi_detect.report.method_tables import alphas_of, blocks
 from wsi_detect.training.grid import ComparisonJob, planned
@@ -102,6 +102,23 @@ def test_a_learning_rate_is_chosen_on_fields_that_are_trained_on(fields, tmp_pat
     assert run["made"]["learning_rate"] == run["made"]["chosen_rate"] == best
     assert run["made"]["trials"] == 2
     assert bench.results.current(job, planned(job.cross_validation)[0]) == run
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"loss": "seesaw"}, "loss 'seesaw' is a softmax loss"),
+        ({"loss": "fokal"}, "unknown loss 'fokal'"),
+        ({"loss": "focal", "loss_options": {"gama": 3}}, "gama"),
+    ],
+)
+def test_a_method_that_cannot_begin_is_found_before_the_first_run(fields, tmp_path, options, says):
+    job = declared()
+    methods = {**job.cross_validation.model_dump(mode="json")["methods"], "libra": {"training": {"options": options}}}
+    bench = begin(fields, declared(methods=methods), tmp_path)
+    with pytest.raises(ConfigError, match=f"run fcos-libra-uniform-s0-f0: .*{says}"):
+        compare.main(bench)
+    assert not list(bench.results.folder.glob("fcos*"))
 
 
 def test_a_limit_stops_between_runs(fields, tmp_path):

@@ -39,16 +39,17 @@ def boxes_of(values, dtype):
 
 
 def gt_boxes(case, dtype):
-    """Boxes and labels of a case; a case called `no_gt` has none, whatever its file holds."""
-    nothing = case["name"].startswith("no_gt") or case["gt_boxes_xyxy"] == []
+    """Boxes and labels of a case; one called `no_gt` has none, whatever its file holds."""
+    nothing = case.get("name", "").startswith("no_gt") or case["gt_boxes_xyxy"] == []
     labels = torch.tensor([] if nothing else case["gt_labels"], dtype=torch.int64)
     return boxes_of([] if nothing else case["gt_boxes_xyxy"], dtype), labels
 
 
-def pyramid(case):
+def pyramid(case, strides=None):
     height, width = (case["image"], case["image"]) if isinstance(case["image"], int) else case["image"]
-    shapes = [(-(-height // step), -(-width // step)) for step in case["strides"]]
-    points = pyramid_points(shapes, case["strides"], torch.device("cpu"))
+    strides = strides or case["strides"]
+    shapes = [(-(-height // step), -(-width // step)) for step in strides]
+    points = pyramid_points(shapes, strides, torch.device("cpu"))
     assert list(points.sizes) == case.get("anchors_per_level", list(points.sizes))
     return points
 
@@ -91,6 +92,9 @@ OUTCOME = (
 )  # fmt: skip
 
 
+UNUSED = {"ignore_iof_thr": -1, "ignore_wrt_candidates": True, "gpu_assign_thr": -1}
+
+
 def check_max_iou(content, dtype):
     known(content, "header", "cases", *SCENE)
     for case in merged(content, SCENE):
@@ -98,7 +102,10 @@ def check_max_iou(content, dtype):
         hyper = case["hyper"]
         known(
             hyper, "pos_iou_thr", "neg_iou_thr", "min_pos_iou", "match_low_quality", "gt_max_assign_all", "name",
+            *UNUSED,
         )  # fmt: skip
+        # The reference's other options at their defaults: nothing is ignored, and all is done in one go.
+        assert all(hyper[name] == value for name, value in UNUSED.items() if name in hyper)
         negative = hyper["neg_iou_thr"]
         rule = IoURule(
             positive=hyper["pos_iou_thr"],
@@ -190,8 +197,7 @@ def check_yolof_matcher(content, dtype):
         )  # fmt: skip
         boxes, labels = gt_boxes(case, dtype)
         predicted = boxes_of(case["pred_boxes"], dtype)
-        side = -(-case["image"] // 32)
-        points = pyramid_points([(side, side)], [32], torch.device("cpu"))
+        points = pyramid(case, [32])
         squared = anchors(points, (1.0, 2.0, 4.0, 8.0, 16.0)).to(dtype)
         assert len(squared) == case["anchors_count"] == len(per_point(points, 5).xy)
         pairs = assign_uniform(

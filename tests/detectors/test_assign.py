@@ -113,13 +113,13 @@ def test_the_nearest_point_of_the_level_of_its_size():
 
 
 def test_uniform_pairs_and_their_order():
-    squares = boxes([0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10])
+    squares = boxes([1, 0, 11, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10])
     predicted = boxes([0, 0, 10, 10], [20, 0, 30, 10], [19, 0, 29, 10], [60, 0, 70, 10])
     pairs = assign_uniform(squares, predicted, boxes([20, 0, 30, 10]), k=1)
     assert (pairs.row.tolist(), pairs.box.tolist(), pairs.valid.tolist()) == ([1, 1], [0, 0], [True, True])
     # The third prediction fits (IoU 0.82) but is nobody's: neither positive nor background.
     assert pairs.matched.tolist() == [BACKGROUND, 0, IGNORED, BACKGROUND]
-    # Its anchor, 20 px away, has no IoU with the box: as a pair it is not valid, and the row is ignored.
+    # The next anchor, 19 px away, has no IoU with the box: as a pair it is not valid, and the row is ignored.
     two = assign_uniform(squares, predicted, boxes([20, 0, 30, 10]), k=2)
     assert two.row.tolist() == [1, 1, 2, 0]
     assert two.valid.tolist() == [True, True, False, False]

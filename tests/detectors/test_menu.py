@@ -214,3 +214,18 @@ def test_bundles_hold_and_run_every_detector(tmp_path, name):
     with torch.no_grad():
         runtime._model.head.cls.bias.fill_(float("nan"))
     assert not any(answer.is_finite() for answer in runtime(patches))
+
+
+@pytest.mark.parametrize(
+    ("loss", "said", "by_image"),
+    [("focal", None, True), ("focal", "batch", False), ("ghm", None, False), ("eqlv2", None, False)],
+)
+def test_retinanet_counts_by_batch_where_a_loss_keeps_statistics(loss, said, by_image):
+    own = {} if said is None else {"normaliser": said}
+    assert build_detector("retinanet", 2, {**TINY["retinanet"], "loss": loss, "head": own}).head.by_image is by_image
+
+
+def test_statistics_of_single_images_are_refused():
+    options = {**TINY["retinanet"], "loss": "ghm", "head": {"normaliser": "image"}}
+    with pytest.raises(ConfigError, match="'ghm' keeps statistics of whole batches"):
+        build_detector("retinanet", 2, options)

@@ -31,6 +31,15 @@ def test_deltas_bring_a_box_back(numbers):
     torch.testing.assert_close(back[fits], wanted[fits], rtol=1e-9, atol=1e-6)
 
 
+@pytest.mark.parametrize("transform", ["minmax", "partial_minmax"])
+def test_of_equal_points_one_takes_the_gradient(transform):
+    points = torch.tensor([[[1.0, 2.0], [1.0, 2.0], [3.0, 4.0], [3.0, 4.0]]], requires_grad=True)
+    box = boxes_from_points(points, transform)
+    assert box.tolist() == [[1, 2, 3, 4]]
+    (box * torch.tensor([1.0, 2.0, 4.0, 8.0])).sum().backward()
+    assert sorted(points.grad.flatten().tolist()) == [0, 0, 0, 0, 1, 2, 4, 8]
+
+
 def test_a_limit_keeps_the_centre_near():
     anchor = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
     moved = boxes_from_deltas(anchor, torch.tensor([[5.0, -5.0, 0.0, 0.0]]), limit_px=8.0)

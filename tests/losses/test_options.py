@@ -218,11 +218,34 @@ def test_eql_chooses_the_tail_by_its_share_of_the_cells():
 def test_statistics_are_of_training_alone():
     for name in ("eqlv2", "efl", "ghm", "seesaw"):
         loss = make(name).eval()
+        before = {key: kept.clone() for key, kept in loss.state_dict().items()}
         columns = 3 + extra_columns(loss)
         targets = torch.zeros(5, min(columns, 4))
         targets[:, 0] = 1
         assert 0 < call(loss, torch.randn(5, columns), targets) < 1e3, name
-        assert all(not bool(kept.any()) for kept in loss.state_dict().values()), name
+        assert all(torch.equal(kept, before[key]) for key, kept in loss.state_dict().items()), name
+
+
+@pytest.mark.parametrize(("name", "first"), [("eqlv2", 100.0), ("efl", 1.0)])
+def test_ratios_are_those_of_the_gradients_from_the_first_step_on(name, first):
+    """As in the authors' programs, where nothing divided by nothing is 0."""
+    loss = make(name)
+    assert loss.ratio.tolist() == [first] * 3
+    call(loss, torch.full((1, 3), 80.0, dtype=torch.float64), torch.ones(1, 3))
+    assert loss.ratio.tolist() == pytest.approx([0.0] * 3, abs=1e-12)
+
+
+def test_a_loss_that_knows_the_prior_gets_that_of_the_head():
+    given = {"class_counts": COUNTS}
+    assert make_loss("iif_sigmoid", 3, given, prior=0.5).bias == 0
+    assert make_loss("iif_sigmoid", 3, {**given, "prior": 0.5}, prior=0.5).bias == 0
+    with pytest.raises(ConfigError, match=r"its prior is 0\.2, the head begins at 0\.01"):
+        make_loss("iif_sigmoid", 3, {**given, "prior": 0.2}, prior=0.01)
+
+
+def test_alphas_are_as_many_as_classes():
+    with pytest.raises(ConfigError, match="per_class_alpha has 2 and 2 numbers, there are 3 classes"):
+        make_loss("grad_libra", 3, {"per_class_alpha": ([0.5, 0.5], [0.5, 0.5])})
 
 
 # --- inverse image frequency ---------------------------------------------------------------------------------------

@@ -250,7 +250,7 @@ def test_what_cannot_be_trained_on_is_named(few, undisturbed, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"loss": {"lambda": 1.0}}, r"loss\.lambda"),
+        ({"loss": {"lambda": 1.0}}, "unknown key 'lambda' in 'loss'"),
         ({"loss": {"negative_weight": "much"}}, r"loss\.negative_weight"),
         ({"seeds": {"seeder": "otsuu"}}, r"seeds\.seeder"),
         ({"seeds": {"dilation_px": 4}}, r"seeds\.dilation_px: .*odd"),

@@ -250,9 +250,9 @@ def _nearest(distance: Tensor, k: int) -> Tensor:
 
 def _ranked(distance: Tensor, k: int) -> Tensor:
     """Rows of the k lowest of each column of (A, M), nearest first: (k, M)."""
-    rows = _nearest(distance, k).t().nonzero()[:, 1].view(distance.shape[1], -1)  # (M, k)
-    order = distance.t().gather(1, rows).argsort(dim=1, stable=True)
-    return rows.gather(1, order).t()
+    # On the CPU whatever the device, and not by a sort: of equals, torch's own order is the reference's.
+    finite = distance.nan_to_num(nan=torch.inf, posinf=torch.inf).cpu()
+    return finite.topk(min(k, len(finite)), dim=0, largest=False).indices.to(distance.device)
 
 
 def _scale_range(points: PyramidPoints) -> tuple[Tensor, Tensor]:

@@ -112,4 +112,5 @@ def boxes_from_points(points: Tensor, transform: Transform, moment: Tensor | Non
     if transform not in ("minmax", "partial_minmax"):
         raise ValueError(f"unknown transform {transform!r}; known: moment, minmax, partial_minmax")
     chosen = points[..., :4, :] if transform == "partial_minmax" else points
-    return torch.cat([chosen.amin(dim=-2), chosen.amax(dim=-2)], dim=-1)
+    # Of equal coordinates one takes the gradient, as in the reference; amin would share it out.
+    return torch.cat([chosen.min(dim=-2).values, chosen.max(dim=-2).values], dim=-1)

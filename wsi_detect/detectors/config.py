@@ -127,7 +127,7 @@ def build_loss(config: DetectorConfig, num_classes: int, kinds: tuple[str, ...] 
     Raises:
         ConfigError: unknown, of another kind, or given options it does not take; with the list of what fits.
     """
-    return make_loss(config.loss, num_classes, config.loss_options, kinds=kinds)
+    return make_loss(config.loss, num_classes, config.loss_options, kinds=kinds, prior=config.prior)
 
 
 def build_box_loss(config: DetectorConfig, detector: str) -> BoxLoss:

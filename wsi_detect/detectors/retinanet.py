@@ -28,6 +28,7 @@ from wsi_detect.detectors.dense import DenseDetector
 from wsi_detect.detectors.matching import Matches, Target, classify, match_batch
 from wsi_detect.detectors.points import PyramidPoints, anchors
 from wsi_detect.detectors.tower import conv_tower, output_layer, rows
+from wsi_detect.errors import ConfigError
 from wsi_detect.losses import class_scores, shared_normaliser
 
 DEFAULTS: dict[str, Any] = {"norm": "none", "box_loss": "l1", "selection": {"nms_iou": 0.5}}
@@ -43,8 +44,9 @@ class RetinaNetConfig(Config):
     positive_iou: float = Field(0.5, gt=0, le=1)
     negative_iou: float = Field(0.4, gt=0, le=1)
     #: `image`: divide by the positives of each image, then take the mean over images (the paper's public code and
-    #: torchvision); `batch`: divide once by those of the batch. A loss that keeps statistics wants `batch`.
-    normaliser: Literal["image", "batch"] = "image"
+    #: torchvision); `batch`: divide once by those of the batch. None: `batch` for a loss that keeps statistics, which
+    #: are of the joined batch, else `image`.
+    normaliser: Literal["image", "batch"] | None = None
 
 
 class RetinaNetHead(nn.Module):
@@ -62,6 +64,7 @@ class RetinaNetHead(nn.Module):
         self.loss = loss
         self.box_loss = box_loss
         self.own = own
+        self.by_image = own.normaliser == "image" or (own.normaliser is None and not loss.state_dict())
         self.rule = IoURule(positive=own.positive_iou, negative=own.negative_iou)
         self.num_classes = num_classes
 
@@ -76,7 +79,7 @@ class RetinaNetHead(nn.Module):
         around = self._anchors(points)
         centres = (around[:, :2] + around[:, 2:]) / 2
         matches = match_batch(targets, lambda boxes: assign_iou(around, boxes, self.rule), centres)
-        if self.own.normaliser == "batch":
+        if not self.by_image:
             return self._divided(outputs, around, matches, shared_normaliser(matches.positive.sum()))
         images = shared_normaliser(torch.tensor(len(targets), device=around.device))
         parts = []
@@ -120,5 +123,10 @@ def retinanet(num_classes: int, options: Mapping[str, Any] | None = None) -> Den
     own = read_head(config, RetinaNetConfig, "retinanet")
     backbone = build_backbone(config)
     loss, box_loss = build_loss(config, num_classes), build_box_loss(config, "retinanet")
+    if own.normaliser == "image" and loss.state_dict():
+        raise ConfigError(
+            f"detector 'retinanet': head.normaliser 'image' calls the loss for each image, but {config.loss!r} keeps "
+            "statistics of whole batches; leave it out, or take 'batch'"
+        )
     head = RetinaNetHead(config, own, num_classes, loss, box_loss)
     return DenseDetector(backbone, head, config.selection, config.input_scale)

@@ -65,7 +65,9 @@ TWO_STAGE = ("sigmoid", "softmax")
 SOFTMAX = ("softmax",)
 
 
-def make_loss(name: str, num_classes: int, options: Mapping[str, Any], *, kinds: Sequence[str] = DENSE) -> nn.Module:
+def make_loss(
+    name: str, num_classes: int, options: Mapping[str, Any], *, kinds: Sequence[str] = DENSE, prior: float | None = None
+) -> nn.Module:
     """Make a classification loss for a head.
 
     Args:
@@ -73,6 +75,7 @@ def make_loss(name: str, num_classes: int, options: Mapping[str, Any], *, kinds:
         num_classes: K.
         options: keyword arguments of its constructor; `class_counts` among them if it needs them.
         kinds: the kinds of loss the head can take; see `check_fits`.
+        prior: score at which the head begins, for a loss that must know it.
 
     Raises:
         ConfigError: unknown name or option, an option out of range, counts missing or of another number of classes, or
@@ -90,6 +93,8 @@ def make_loss(name: str, num_classes: int, options: Mapping[str, Any], *, kinds:
             raise ConfigError(f"loss {name!r} needs loss_options.class_counts; training fills them in from its index")
         if len(given["cells"] if isinstance(given, Mapping) else given.cells) != num_classes:
             raise ConfigError(f"loss {name!r}: class_counts are not those of the detector's {num_classes} classes")
+    if "prior" in needs and prior is not None and filled.setdefault("prior", prior) != prior:
+        raise ConfigError(f"loss {name!r}: its prior is {filled['prior']}, the head begins at {prior}; leave it out")
     try:
         loss = LOSSES[name](**filled)
     except (TypeError, ValueError) as error:

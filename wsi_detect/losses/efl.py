@@ -1,7 +1,7 @@
 """EFL, equalized focal loss (Li, Yao, Tan, Yang, Ma, Lu, Wang, Luo, CVPR 2022, arXiv 2201.02593, eqs. 3 to 6).
 
 From the source: the focusing factor of each class and the statistics behind it, as the authors' program keeps them.
-Ours: the gradient is written out instead of taken from a hook, in float64; a class keeps ratio 1 until it was seen.
+Ours: the gradient is written out instead of taken from a hook, in float64.
 """
 
 import torch
@@ -21,12 +21,14 @@ class EFLLoss(nn.Module):
     Attributes:
         pos_grad: (K,) float64, G_pos; part of the state.
         neg_grad: (K,) float64, G_neg; part of the state.
+        ratio: (K,) float64, r after the last step; part of the state.
     """
 
     kind = "sigmoid"
     needs = ("num_classes",)
     pos_grad: Tensor
     neg_grad: Tensor
+    ratio: Tensor
 
     def __init__(self, *, num_classes: int, gamma: float = 2.0, alpha: float = 0.25, scale: float = 8.0) -> None:
         """Make the loss.
@@ -46,12 +48,8 @@ class EFLLoss(nn.Module):
         self.gamma, self.alpha, self.scale = gamma, alpha, scale
         self.register_buffer("pos_grad", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("neg_grad", torch.zeros(num_classes, dtype=torch.float64))
-
-    @property
-    def ratio(self) -> Tensor:
-        """r, (K,) float64, in [0, 1]."""
-        seen = self.pos_grad + self.neg_grad > 0
-        return torch.where(seen, self.pos_grad / (self.neg_grad + 1e-10), 1.0).clamp(0, 1)
+        # 1 in the first step, as in the source.
+        self.register_buffer("ratio", torch.full((num_classes,), 1.0, dtype=torch.float64))
 
     def forward(
         self, logits: Tensor, targets: Tensor, *, valid: Tensor, image: Tensor, normaliser: Tensor | float
@@ -82,3 +80,4 @@ class EFLLoss(nn.Module):
         both /= world()
         self.pos_grad += both[0]
         self.neg_grad += both[1]
+        self.ratio.copy_((self.pos_grad / (self.neg_grad + 1e-10)).clamp(0, 1))

@@ -2,7 +2,7 @@
 
 From the source: weights, statistics and scores. The source divides by the number of rows; here the caller's normaliser
 divides, so a head that samples its rows passes their number. Ours: without `background` the extra channel is left out,
-which is how one-stage heads, that have none, can take the loss; and a class keeps its first ratio until it was seen.
+which is how one-stage heads, that have none, can take the loss.
 """
 
 import torch
@@ -23,12 +23,14 @@ class EQLv2Loss(nn.Module):
         extra_columns: 1 with a background channel (last, weight 1, no statistics), else 0.
         pos_grad: (K,) float64, G_pos; part of the state.
         neg_grad: (K,) float64, G_neg; part of the state.
+        ratio: (K,) float64, r after the last step; part of the state.
     """
 
     kind = "sigmoid"
     needs = ("num_classes",)
     pos_grad: Tensor
     neg_grad: Tensor
+    ratio: Tensor
 
     def __init__(
         self,
@@ -47,21 +49,15 @@ class EQLv2Loss(nn.Module):
             gamma: slope of the weight of negatives.
             mu: ratio at which that weight is 1/2.
             alpha: how far positives of a class with a small ratio are raised.
-            initial_ratio: r of a class before any gradient.
+            initial_ratio: r of every class in the first step.
             background: logits and targets have K + 1 columns, the last one for background.
         """
         super().__init__()
         self.gamma, self.mu, self.alpha = gamma, mu, alpha
-        self.initial_ratio = initial_ratio
         self.extra_columns = int(background)
         self.register_buffer("pos_grad", torch.zeros(num_classes, dtype=torch.float64))
         self.register_buffer("neg_grad", torch.zeros(num_classes, dtype=torch.float64))
-
-    @property
-    def ratio(self) -> Tensor:
-        """r, (K,) float64."""
-        seen = self.pos_grad + self.neg_grad > 0
-        return torch.where(seen, self.pos_grad / (self.neg_grad + 1e-10), self.initial_ratio)
+        self.register_buffer("ratio", torch.full((num_classes,), initial_ratio, dtype=torch.float64))
 
     def forward(
         self, logits: Tensor, targets: Tensor, *, valid: Tensor, image: Tensor, normaliser: Tensor | float
@@ -91,3 +87,4 @@ class EQLv2Loss(nn.Module):
         both = summed(torch.stack([(counted * y).sum(dim=0), (counted * (1 - y)).sum(dim=0)]))
         self.pos_grad += both[0]
         self.neg_grad += both[1]
+        self.ratio.copy_(self.pos_grad / (self.neg_grad + 1e-10))

@@ -148,7 +148,7 @@ class IIFSigmoidLoss(nn.Module):
     """
 
     kind = "sigmoid"
-    needs = ("class_counts",)
+    needs = ("class_counts", "prior")
     class_weights: Tensor
 
     def __init__(
@@ -159,7 +159,7 @@ class IIFSigmoidLoss(nn.Module):
         prior: float = 0.01,
         guard: Guard = "refuse",
     ) -> None:
-        """Make the loss; arguments as in `IIFLoss`, and the prior of the head.
+        """Make the loss; arguments as in `IIFLoss`, and the prior of the head, which fills it in.
 
         Raises:
             ValueError: unknown variant or guard, a weight that is not positive, or a prior outside (0, 1).

@@ -143,6 +143,7 @@ class SeedRule:
         dilation_px: side of the square each pixel grows to, odd.
         low_share: share of the pixels that counts as least activated.
         erosion_px: side of the square of the erosion of `otsu`, odd.
+        eps: added to the CAM, so that every pixel can be drawn.
     """
 
     seeder: Literal["probability", "low_background", "otsu"] = "probability"
@@ -151,6 +152,7 @@ class SeedRule:
     dilation_px: int = 3
     low_share: float = 0.2
     erosion_px: int = 11
+    eps: float = 1e-6
 
     def __post_init__(self) -> None:
         if self.seeder not in ("probability", "low_background", "otsu"):
@@ -189,7 +191,7 @@ def seed_probabilities(cam: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
 
 
 def _weights(cam: Tensor, rule: SeedRule) -> tuple[Tensor, Tensor]:
-    region, background = seed_probabilities(cam)
+    region, background = seed_probabilities(cam, rule.eps)
     if rule.seeder == "probability":
         return region, background
     pixels = cam.flatten(1)

@@ -21,14 +21,15 @@ from wsi_detect.data.index import build_index
 from wsi_detect.data.leaks import Item, find_leaks, hash_file
 from wsi_detect.data.split import check_leak, grouped_folds
 from wsi_detect.data.use import check_use
-from wsi_detect.errors import LabelError, MissingArtifactError, OutputBusyError
+from wsi_detect.detectors import build_detector
+from wsi_detect.errors import ConfigError, LabelError, MissingArtifactError, OutputBusyError
 from wsi_detect.evaluation.average_precision import ap50
 from wsi_detect.evaluation.bootstrap import group_numbers
 from wsi_detect.evaluation.evaluate import predict_fields
 from wsi_detect.evaluation.fields import FieldDetector, FieldTruth, read_fields
 from wsi_detect.evaluation.groups import Unit, groups_of
 from wsi_detect.evaluation.out_of_fold import MACRO, endpoint_figures, out_of_fold
-from wsi_detect.losses import LOSSES
+from wsi_detect.losses import LOSSES, ClassCounts, with_class_counts
 from wsi_detect.slides import open_slide
 from wsi_detect.taxonomy import CLASSES
 from wsi_detect.tiling.patch_store import PatchStore
@@ -172,6 +173,29 @@ def _check_look_alikes(paths: Sequence[Path], folds: NDArray[np.int64]) -> None:
             f"{len(found)} pairs of fields across the folds: {'; '.join(map(str, found))}; take one of each out, or "
             "give both one field_id in the COCO file"
         )
+
+
+def check_runs(job: ComparisonJob, runs: Sequence[Run]) -> None:
+    """Make sure that every run can begin: each detector is built once, with made-up counts and random weights.
+
+    A wrong option of the last method shall not be found after two days.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    classes = len(job.fields.classes)
+    counts = ClassCounts((3.0,) * classes, (2.0,) * classes, 10.0)
+    built: list[tuple[str, dict[str, Any]]] = []
+    for run in runs:
+        training = resolve(job, run)[1]
+        wanted = training.detector, with_class_counts({**training.options, "weights": None}, counts)
+        if wanted in built:
+            continue
+        try:
+            build_detector(wanted[0], classes, wanted[1])
+        except ConfigError as error:
+            raise ConfigError(f"cross_validation, run {run.name}: {error}") from error
+        built.append(wanted)
 
 
 def settle(bench: Bench, run: Run) -> bool:
