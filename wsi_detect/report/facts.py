@@ -99,15 +99,25 @@ def focus(status: Status) -> str | None:
     """Return what is known about focus, in a sentence; None for a slide that was not looked at."""
     if "out_of_focus_fraction" not in status:
         return None
-    share = status["out_of_focus_fraction"]
+    share, unknown = status["out_of_focus_fraction"], status.get("focus_unmeasured_fraction", 0.0)
     if share is None:
         return "How sharp the cells are was not measured."
     if share <= 0:
-        return "Nowhere do the cells look out of focus to the program; it judges by how steep their edges are."
-    return (
-        f"{percent(share)} of the cell area looks out of focus. It was examined all the same, but cells there may have "
-        "been missed or misjudged: look at the slide itself. The program judges by how steep the cells' edges are."
-    )
+        where = "Nowhere that focus was measured" if unknown > 0 else "Nowhere"
+        text = f"{where} do the cells look out of focus to the program; it judges by how steep their edges are."
+    else:
+        where = "the cell area where focus was measured" if unknown > 0 else "the cell area"
+        text = (
+            f"{percent(share)} of {where} looks out of focus. It was examined all the same, but cells "
+            "there may have been missed or misjudged: look at the slide itself. The program judges by how steep the "
+            "cells' edges are."
+        )
+    if unknown > 0:
+        text += (
+            f" On {percent(unknown)} of the cell area focus was not measured: no cell was sampled there, or the "
+            "detector was not shown it."
+        )
+    return text
 
 
 def domain(status: Status) -> Banner | None:
