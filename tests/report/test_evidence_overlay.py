@@ -73,6 +73,15 @@ def test_the_page_shows_the_map_and_says_what_it_is(folder):
     assert "20 µm" in text
 
 
+def test_a_gate_that_hid_nothing_is_said_to_have_hidden_nothing(folder):
+    status = artifact.read_json(folder / "status.json")
+    status["gate"] |= {"not_shown": 0, "audited": 0, "audit": {"patches_with_abnormal": 0}}
+    artifact.write_json(folder / "status.json", status | {"examined_fraction": 1.0, "gated_fraction": 0.0})
+    text = text_of(write_report(folder).read_text())
+    assert "It hid nothing: the detector was shown all 20 patches." in text
+    assert "was not tried" not in text
+
+
 def test_without_the_slide_the_figures_are_there(folder):
     page = write_report(folder).read_text()
     assert "there is no picture of the map" in page

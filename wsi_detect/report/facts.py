@@ -81,6 +81,9 @@ def gate(status: Status) -> Banner | None:
     rule = status.get("gate")
     if not rule:
         return None
+    if not rule["not_shown"]:
+        text = f"It hid nothing: the detector was shown all {rule['patches']} patches."
+        return Banner("A gate was used", text)
     text = (
         f"{rule['not_shown']} of {rule['patches']} patches, those without evidence above {rule['threshold']:g}, were "
         "not shown to the detector. Cells there are not in the counts. "

@@ -47,6 +47,8 @@ def gate_lines(statuses: Sequence[Status]) -> list[str]:
 
 
 def _cost(gates: Sequence[Mapping[str, Any]], totals: Mapping[str, int]) -> str:
+    if not totals["not_shown"]:
+        return "that costs nothing: no patch was hidden from the detector"
     if not totals["audited"]:
         return "what that costs is not known: no patch below the gate was audited (gate.audit_share)"
     hits = sum(gate["audit"]["patches_with_abnormal"] for gate in gates)
