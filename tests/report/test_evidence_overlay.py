@@ -65,7 +65,8 @@ def test_the_page_shows_the_map_and_says_what_it_is(folder):
     assert "1e-06 mm² of 0.01474 mm² mapped are above 0.6" in text
     assert "1 of 70 patches could not be mapped" in text
     assert "8 of 20 patches, those without evidence above 0.3, were not shown to the detector" in text
-    assert "Of 2 more such patches, drawn at random and shown to it, 1 hold an abnormal cell it finds" in text
+    assert "Of 2 more such patches, drawn at random and shown to it, 1 hold an abnormal cell it finds. Those" in text
+    assert "it was not shown may hold more" in text
     assert "40.0 % not shown to the detector" in text
     assert page.count("data:image/jpeg;base64,") == 2
     assert "<S1" not in page

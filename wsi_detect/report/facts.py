@@ -13,7 +13,7 @@ Status = Mapping[str, Any]
 _MEANING = {
     "SCREENED": "The cell area found on this slide was examined by the model. This is not a statement about the "
     "patient: cells may have been missed, and classes the model does not know cannot be found.",
-    "PARTLY SCREENED": "Part of the cell area could not be examined. What lies there is unknown.",
+    "PARTLY SCREENED": "Part of the cell area was not examined. What lies there is unknown.",
     "NOT SCREENED": "This slide was not examined well enough to say anything about it.",
 }
 _FAMILIES = {
@@ -93,6 +93,8 @@ def gate(status: Status) -> Banner | None:
         text += (
             f"Of {audited} more such patches, drawn at random and shown to it, {hits} hold an abnormal cell it finds."
         )
+        if hits:
+            text += " Those it was not shown may hold more."
     else:
         text += "How many it would find there was not tried."
     return Banner("A gate was used", text, grave=True)

@@ -155,6 +155,28 @@ def screened(
     }
 
 
+def behind_gate(status: Status, gate: Mapping[str, Any] | None) -> Status:
+    """Enter what a gate left out, and what its audit found.
+
+    An abnormal cell in a patch below the gate means that patches like it, which nobody was shown, may hold more: such a
+    slide is not SCREENED.
+
+    Args:
+        status: of the slide, as if there were no audit.
+        gate: figures of the gate (`gate_report.gate_figures`), None without one.
+    """
+    entered = {**status, "gate": gate}
+    if gate is None or not (gate["not_shown"] and gate["audit"]["patches_with_abnormal"]):
+        return entered
+    found = (
+        f"in {gate['audit']['patches_with_abnormal']} of {gate['audited']} audited patches below the gate the detector "
+        f"finds an abnormal cell, and {gate['not_shown']} such patches were not shown to it"
+    )
+    entered["reason"] = found if status["reason"] is None else f"{status['reason']}; {found}"
+    entered["status"] = PARTLY if status["status"] == SCREENED else status["status"]
+    return entered
+
+
 def not_screened(slide_id: str, path: Path, reason: str) -> Status:
     """Return the status of a slide that could not be screened; the reason names no file."""
     return {
