@@ -65,23 +65,36 @@ def test_from_a_tiled_slide_to_hard_negatives(cli, small_painted, evidence_bundl
     assert f": {len(regions)} regions" in out
     assert len(regions) > 0
 
+    # What a shell makes of `work/*`: tables of the run, and a slide that could not be opened.
+    artifact.write_json(
+        tmp_path / "work" / "B" / "status.json", {"slide_id": "B", "status": "NOT SCREENED", "reason": "B is empty"}
+    )
+    works = sorted((tmp_path / "work").iterdir())
+    assert not all(path.is_dir() for path in works)
     figures = tmp_path / "gates.json"
-    code, out, _ = cli("gate-cost", work, "--annotations", labels, "--thresholds", "0.0,0.6", "--json", figures)
-    assert code == 0
-    gates = artifact.read_json(figures)["gates"]
+    code, out, err = cli("gate-cost", *works, "--annotations", labels, "--thresholds", "0.0,0.6", "--json", figures)
+    assert code == 0, err
+    assert "left out: B: NOT SCREENED: B is empty" in err
+    written = artifact.read_json(figures)
+    assert (written["slides"], written["left_out"]) == (1, {"B": "NOT SCREENED: B is empty"})
+    gates = written["gates"]
     assert [gate["threshold"] for gate in gates] == [0.0, 0.6]
     assert sum(counts["cells"] for counts in gates[0]["cells"].values()) + gates[0]["outside"] == len(
         small_painted.cells
     )
     assert f"{gates[1]['not_shown']} of {gates[1]['patches']}" in out
+    outside = gates[0]["outside"]
+    counted = f"{len(small_painted.cells) - outside} cells of 1 slides are counted; {outside} more lie outside"
+    assert counted in out
 
     empty = tmp_path / "none.parquet"
     artifact.write_table(empty, artifact.empty_table(schema.ANNOTATIONS), schema.ANNOTATIONS)
     store = PatchStore.open(work / "patches.zarr")
     index = build_index({"A": store}, empty, {"A": "train"}, tmp_path / "dataset", ["HSIL"])
-    listed = ("hard-negatives", work, "--index", index, "--slides", manifest, "--out", tmp_path / "hard", "--most", "3")
-    code, out, err = cli(*listed)
+    listed = ("--index", index, "--slides", manifest, "--out", tmp_path / "hard", "--most", "3")
+    code, out, err = cli("hard-negatives", *works, *listed)
     assert code == 0, err
+    assert "left out: B: NOT SCREENED: B is empty" in err
     with (tmp_path / "hard" / "hard_negatives.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["rank"] for row in rows] == ["1", "2", "3"]

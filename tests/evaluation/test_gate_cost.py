@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from wsi_detect.evaluation.gate_cost import NOWHERE, GatedSlide, audit_findings, gate_table, owner_rows, share_interval
+from wsi_detect.evaluation.gate_cost import (
+    NOWHERE,
+    GatedSlide,
+    SlideSample,
+    audit_findings,
+    gate_table,
+    hidden_interval,
+    owner_rows,
+    share_interval,
+)
 from wsi_detect.tiling.grid import TileGrid
 
 #: Nine patches of 100 px, overlapping by 20: cores end at 90, 170 and 260.
@@ -93,3 +102,50 @@ def test_what_an_audit_finds():
 )
 def test_interval_of_a_share(hits, number, interval):
     assert share_interval(hits, number) == pytest.approx(interval, abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("samples", "like"),
+    [
+        # One slide: 30 of 100, at 100 / 2000 of the 1900 not shown.
+        ([(1900, 100, 30)], (28.5, 95)),
+        # Fields of which the only patch below the gate was audited hide nothing, and say nothing of what is hidden.
+        ([(0, 1, 0)] * 400 + [(1900, 100, 30)], (28.5, 95)),
+        # Half of one slide is hidden, a tenth of what is below the gate on the other: the lowest part audited counts.
+        ([(10, 10, 5), (90, 10, 1)], (10 * (10 * 0.5 + 90 * 0.1) / 100, 10)),
+        # Audited alike: all patches together.
+        ([(90, 10, 1), (180, 20, 5), (9, 1, 1)], (7 * 0.9, 31 * 0.9)),
+    ],
+)
+def test_each_slide_weighs_as_much_as_it_hides(samples, like):
+    assert hidden_interval([SlideSample(*sample) for sample in samples]) == pytest.approx(share_interval(*like))
+
+
+def test_an_interval_of_nothing_and_from_nothing():
+    assert hidden_interval([]) == hidden_interval([SlideSample(0, 5, 2)]) == (0.0, 0.0)
+    assert hidden_interval([SlideSample(10, 0, 0), SlideSample(90, 10, 1)]) == (0.0, 1.0)
+
+
+#: Number of slides, patches below the gate on each, and how often such a patch holds an abnormal cell.
+MIXES = {
+    "fields and a slide": ((40, 2, 0.02), (1, 1000, 0.3)),
+    "empty fields, a full slide": ((300, 2, 0.0), (1, 400, 0.5)),
+    "slides unlike each other": ((5, 100, 0.3), (5, 100, 0.02)),
+}
+
+
+@pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
+def test_the_interval_covers_what_was_hidden(mix):
+    """1,000 audits of 5 %, at least one patch a slide, of slides drawn anew: at least 94 % have the truth inside."""
+    rng = np.random.default_rng(7)
+    below, often = (np.concatenate([np.full(row[0], row[k]) for row in mix]) for k in (1, 2))
+    audited = np.ceil(0.05 * below).astype(int)
+    hidden, inside = below - audited, 0
+    for _ in range(1000):
+        abnormal = rng.binomial(below, often)
+        hits = rng.hypergeometric(abnormal, below - abnormal, audited)
+        truth = (abnormal - hits).sum() / hidden.sum()
+        rows = zip(hidden.tolist(), audited.tolist(), hits.tolist(), strict=True)
+        low, high = hidden_interval([SlideSample(*row) for row in rows])
+        inside += low <= truth <= high
+    assert inside >= 940

@@ -65,12 +65,22 @@ def test_the_page_shows_the_map_and_says_what_it_is(folder):
     assert "1e-06 mm² of 0.01474 mm² mapped are above 0.6" in text
     assert "1 of 70 patches could not be mapped" in text
     assert "8 of 20 patches, those without evidence above 0.3, were not shown to the detector" in text
-    assert "Of 2 more such patches, drawn at random and shown to it, 1 hold an abnormal cell it finds" in text
+    assert "Of 2 more such patches, drawn at random and shown to it, 1 hold an abnormal cell it finds. Those" in text
+    assert "it was not shown may hold more" in text
     assert "40.0 % not shown to the detector" in text
     assert page.count("data:image/jpeg;base64,") == 2
     assert "<S1" not in page
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "20 µm" in text
+
+
+def test_a_gate_that_hid_nothing_is_said_to_have_hidden_nothing(folder):
+    status = artifact.read_json(folder / "status.json")
+    status["gate"] |= {"not_shown": 0, "audited": 0, "audit": {"patches_with_abnormal": 0}}
+    artifact.write_json(folder / "status.json", status | {"examined_fraction": 1.0, "gated_fraction": 0.0})
+    text = text_of(write_report(folder).read_text())
+    assert "It hid nothing: the detector was shown all 20 patches." in text
+    assert "was not tried" not in text
 
 
 def test_without_the_slide_the_figures_are_there(folder):

@@ -338,9 +338,27 @@ def test_configuration_digest_is_the_one_of_the_stages():
     ("known", "words"),
     [
         ({}, None),
-        ({"out_of_focus_fraction": None}, "was not measured"),
-        ({"out_of_focus_fraction": 0.0}, "Nowhere do the cells look out of focus"),
-        ({"out_of_focus_fraction": 0.234}, "23.4 % of the cell area looks out of focus. It was examined all the same"),
+        ({"out_of_focus_fraction": None, "focus_unmeasured_fraction": 1.0}, "was not measured"),
+        (
+            {"out_of_focus_fraction": 0.0, "focus_unmeasured_fraction": 0.0},
+            "Nowhere do the cells look out of focus to the program; it judges by how steep their edges are. ",
+        ),
+        (
+            {"out_of_focus_fraction": 0.234, "focus_unmeasured_fraction": 0.0},
+            "23.4 % of the cell area looks out of focus. It was examined all the same",
+        ),
+        (
+            {"out_of_focus_fraction": 0.0, "focus_unmeasured_fraction": 0.8},
+            "Nowhere that focus was measured do the cells look out of focus",
+        ),
+        (
+            {"out_of_focus_fraction": 0.234, "focus_unmeasured_fraction": 0.8},
+            "23.4 % of the cell area where focus was measured looks out of focus",
+        ),
+        (
+            {"out_of_focus_fraction": 0.234, "focus_unmeasured_fraction": 0.8},
+            "On 80.0 % of the cell area focus was not measured",
+        ),
     ],
 )
 def test_the_reader_is_told_about_focus(tmp_path, known, words):

@@ -13,6 +13,7 @@ from wsi_detect.inference.detector import Detections
 from wsi_detect.run import RunConfig, RunOptions, SlideRow, run_slide
 from wsi_detect.run.audit import audit_slide, recorded, shifted_grid
 from wsi_detect.stitching.cell_map import CellMap
+from wsi_detect.testing import dark_evidence
 from wsi_detect.testing.blobs import BlobDetector, load
 from wsi_detect.testing.painter import PaintedCell, paint_slide
 from wsi_detect.tiling.grid import TileGrid
@@ -91,7 +92,8 @@ def test_cells_that_hang_on_patch_edges_are_counted(screen, slide, change, cells
     found = audit_slide(folder, slide.path, detector)
     assert found["cells"] == cells
     assert found == artifact.read_json(folder / "audit.json")
-    assert found["out_of_view"] == {"first": 0, "second": 0}
+    assert found["out_of_view"] == found["behind_gate"] == {"first": 0, "second": 0}
+    assert found["compared_fraction"] == 1.0
     assert found["grid"]["shift"] == 128
     assert len(CellMap.read(folder / "audit" / "cells.parquet")) == cells["second"]
 
@@ -135,6 +137,41 @@ def test_cells_only_one_grid_looks_at_are_no_change(screen, slide):
     found = audit_slide(folder, slide.path, detector)
     assert found["out_of_view"] == {"first": 1, "second": 0}
     assert found["cells"] == figures(4, 4, 4, 0, 0, 0, 0.0)
+
+
+#: One dark nucleus, and pale ones the gate does not ask for: the first is wholly in view of the patch of the dark one,
+#: whose core ends at 224 px, and belongs to the next patch.
+PALE = (226, 300, 363, 480)
+
+
+def nudged(found):
+    """A detector whose boxes lie 4 px too far left in the right half of a patch."""
+    return replace(found, boxes=found.boxes - np.where(right(found), 4.0, 0.0)[:, None] * [1, 0, 1, 0])
+
+
+@pytest.mark.parametrize(
+    ("change", "cells", "behind"),
+    [
+        (lambda found: found, figures(1, 1, 1, 0, 0, 0, 0.0), {"first": 1, "second": 4}),
+        # Run: the first pale one is at 222 px, on this side of the edge; audit: on the other.
+        (nudged, figures(2, 2, 2, 0, 0, 0, 0.0), {"first": 0, "second": 3}),
+    ],
+    ids=["steady", "nudged"],
+)
+def test_what_a_gate_hid_is_no_change(tmp_path, blobs, change, cells, behind):
+    painted = [PaintedCell("HSIL", Box(40, 100, 80, 140))]
+    painted += [PaintedCell("NILM", Box(x - 20, 100, x + 20, 140)) for x in PALE]
+    path = paint_slide(tmp_path / "slide.svs", width=640, height=256, cells=painted).path
+    inner, mapper = load(blobs), dark_evidence.load(dark_evidence.write_bundle(tmp_path / "dark"))
+    detector = Moody(inner.info, inner, change)
+    gate = {"gate": {"threshold": 0.9, "audit_share": 0.0}, "evidence": {"reduce": 2}}
+    config = RunConfig.model_validate({**CONFIG.model_dump(exclude_unset=True), **gate})
+    status = run_slide(SlideRow("A", str(path)), tmp_path, detector, config, RunOptions(), mapper)
+    assert (status["gate"]["not_shown"], status["gate"]["patches"]) == (2, 3)
+    found = audit_slide(tmp_path / "A", path, detector)
+    assert found["cells"] == cells
+    assert found["behind_gate"] == behind
+    assert found["compared_fraction"] == pytest.approx(1 - status["gated_fraction"])
 
 
 def test_what_cannot_be_repeated_is_refused(screen, slide, tmp_path):

@@ -1,14 +1,17 @@
 """Runs with a map of evidence, and behind a gate; a map made by several processes."""
 
-from dataclasses import replace
+import csv
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 
 from wsi_detect import artifact
 from wsi_detect.config import with_overrides
+from wsi_detect.detectors.evidence_info import EvidenceInfo, read_evidence_info
 from wsi_detect.errors import ArtifactError, ConfigError, StaleArtifactError
 from wsi_detect.inference.evidence import EvidenceConfig
-from wsi_detect.run import RunConfig, RunOptions, list_slides, run_batch
+from wsi_detect.run import RunConfig, RunOptions, exit_code, list_slides, run_batch
 from wsi_detect.run.evidence import EvidenceJob, map_slide
 from wsi_detect.run.gate_report import gate_lines
 from wsi_detect.run.slide_list import SlideRow
@@ -65,6 +68,33 @@ def test_a_run_behind_a_gate_says_what_it_left_out(gated, four_slides, tmp_path,
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
     assert run_batch(rows, gated, workers=0) == statuses
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == before
+
+
+@dataclass(frozen=True)
+class Blind:
+    """An evidence model that sees nothing anywhere."""
+
+    info: EvidenceInfo
+
+    def __call__(self, patches):
+        return np.zeros(patches.shape[:3], np.float32)
+
+
+def test_a_slide_whose_audit_finds_something_is_not_screened_in_full(gated, four_slides):
+    blind = replace(gated, evidence_runtime=lambda bundle, *_, **__: Blind(read_evidence_info(bundle)))
+    (status,) = run_batch(list_slides([four_slides])[:1], blind, workers=0)
+    gate = status["gate"]
+    hits = gate["audit"]["patches_with_abnormal"]
+    assert hits > 0
+    assert (status["status"], exit_code([status])) == ("PARTLY SCREENED", 3)
+    words = f"in {hits} of {gate['audited']} audited patches below the gate the detector finds an abnormal cell, and "
+    assert f"{words}{gate['not_shown']} such patches were not shown to it" in status["reason"]
+    for name in ("summary.csv", "failures.csv"):
+        (row,) = csv.DictReader((gated.out / name).read_text().splitlines())
+        assert (row["status"], row["reason"]) == (status["status"], status["reason"])
+    page = (gated.out / status["slide_id"] / "report.html").read_text()
+    assert "PARTLY SCREENED" in page
+    assert words in page
 
 
 def test_a_gate_that_is_open_changes_no_cell(gated, batch, four_slides):

@@ -5,7 +5,7 @@ import pytest
 from wsi_detect import artifact, schema
 from wsi_detect.run.batch import exit_code
 from wsi_detect.run.config import LimitsConfig
-from wsi_detect.run.status import area_shares, judge, out_of_focus, without_names
+from wsi_detect.run.status import area_shares, behind_gate, focus_shares, judge, without_names
 
 
 def patches(*rows):
@@ -66,24 +66,55 @@ def test_shares_and_status(rows, shares, status, words):
 
 
 @pytest.mark.parametrize(
-    ("coverage", "focus", "share"),
+    ("coverage", "focus", "share", "unmeasured"),
     [
-        ([], [], None),
-        ([1.0, 0.5], [None, None], None),
-        ([1.0, 1.0], [1.6, 1.5], 0.0),
-        ([1.0, 3.0], [1.6, 1.4], 0.75),
-        ([1.0, 1.0, 2.0], [1.4, 1.6, None], 0.25),
-        ([0.0, 1.0], [1.0, 1.6], 0.0),
-        ([0.0], [1.0], None),
+        ([], [], None, 1.0),
+        ([1.0, 0.5], [None, None], None, 1.0),
+        ([1.0, 1.0], [1.6, 1.5], 0.0, 0.0),
+        ([1.0, 3.0], [1.6, 1.4], 0.75, 0.0),
+        ([1.0, 1.0, 2.0], [1.4, 1.6, None], 0.5, 0.5),
+        # Behind a gate that shows one patch in ten, blurred: nothing is known of the others.
+        ([1.0] * 10, [None] * 9 + [1.0], 1.0, 0.9),
+        ([0.0, 1.0], [1.0, 1.6], 0.0, 0.0),
+        ([0.0], [1.0], None, 1.0),
     ],
 )
-def test_share_of_the_cell_area_out_of_focus(coverage, focus, share):
+def test_share_of_the_cell_area_out_of_focus(coverage, focus, share, unmeasured):
     facts = {"slide_id": "A", "status": "done", "no_data": 0.0, "unreadable": 0.0}
     rows = [
         {**facts, "patch_id": k, "coverage": c, "focus": f}
         for k, (c, f) in enumerate(zip(coverage, focus, strict=True))
     ]
-    assert out_of_focus(artifact.table_of(rows, schema.PATCHES), 1.5) == share
+    found = focus_shares(artifact.table_of(rows, schema.PATCHES), 1.5)
+    assert found == {"out_of_focus_fraction": share, "focus_unmeasured_fraction": unmeasured}
+
+
+def found_behind_gate(not_shown, audited, hits):
+    return {"not_shown": not_shown, "audited": audited, "audit": {"patches_with_abnormal": hits}}
+
+
+FINDS = (
+    "in 2 of 5 audited patches below the gate the detector finds an abnormal cell, "
+    "and 95 such patches were not shown to it"
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "gate", "verdict", "reason"),
+    [
+        ("SCREENED", None, "SCREENED", "why"),
+        ("SCREENED", (95, 5, 0), "SCREENED", "why"),
+        ("SCREENED", (95, 0, 0), "SCREENED", "why"),
+        ("SCREENED", (0, 5, 2), "SCREENED", "why"),
+        ("SCREENED", (95, 5, 2), "PARTLY SCREENED", f"why; {FINDS}"),
+        ("PARTLY SCREENED", (95, 5, 2), "PARTLY SCREENED", f"why; {FINDS}"),
+        ("NOT SCREENED", (95, 5, 2), "NOT SCREENED", f"why; {FINDS}"),
+    ],
+)
+def test_an_abnormal_cell_below_the_gate_is_no_full_screening(status, gate, verdict, reason):
+    figures = None if gate is None else found_behind_gate(*gate)
+    found = behind_gate({"status": status, "reason": "why"}, figures)
+    assert found == {"status": verdict, "reason": reason, "gate": figures}
 
 
 def test_a_little_loss_can_be_allowed():

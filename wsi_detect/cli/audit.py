@@ -37,6 +37,11 @@ def audit(
     figures = audit_slide(work, slide, load_detector(bundle_of(model), device, rule), overrides or ())
     console = Console()
     console.print(_table(figures))
+    if figures["compared_fraction"] < 1:
+        typer.echo(
+            f"a gate was used: cells are compared on the {figures['compared_fraction']:.1%} of the cell area the run "
+            f"showed the detector; {figures['behind_gate']['second']} cells the audit found elsewhere are left out"
+        )
     typer.echo(work / AUDIT)
 
 

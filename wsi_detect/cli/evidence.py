@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from wsi_detect.evaluation.gate_cost import GatedSlide
+    from wsi_detect.run.folders import Need
 
 app = typer.Typer()
 
 Work = Annotated[Path, typer.Argument(help="Folder of a tiled slide.")]
-Works = Annotated[list[Path], typer.Argument(help="Folders of slides with a map.")]
+Works = Annotated[list[Path], typer.Argument(help="Folders of slides with a map; files are passed over.")]
 _THRESHOLDS = "0.05,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
 
 
@@ -88,12 +89,17 @@ def gate_cost(
     from wsi_detect.evaluation.gate_cost import gate_table
 
     levels = _numbers(thresholds)
-    slides = _gated_slides(works, annotations, area)
+    slides, left_out = _gated_slides(works, annotations, area)
     rows = gate_table(slides, levels)
-    write_json(json_out, {"area": area, "slides": len(slides), "gates": rows})
+    write_json(json_out, {"area": area, "slides": len(slides), "left_out": left_out, "gates": rows})
     console = Console()
     console.print(_cost_table(rows))
     console.print(_lost_table(rows))
+    counted = sum(counts["cells"] for counts in rows[0]["cells"].values())
+    typer.echo(
+        f"{counted} cells of {len(slides)} slides are counted; {rows[0]['outside']} more lie outside, in no patch of "
+        "their slide: no gate could lose them"
+    )
 
 
 @app.command("hard-negatives")
@@ -120,7 +126,7 @@ def hard_negatives(
 
     words = {word.strip() for word in negative.split(",")}
     named = {row.slide_id for row in read_rows(slides) if (row.slide_label or "").strip() in words}
-    maps = {work.resolve().name: work / HEATMAP for work in works}
+    maps = {work.resolve().name: work / HEATMAP for work in _folders(works, ["evidence"])[0]}
     rule = HardNegatives(most, most_per_slide)
     table = find_hard_negatives(read_index(index), maps, named, rule, split=split)
     path = write_hard_negatives(table, out)
@@ -139,14 +145,30 @@ def _numbers(text: str) -> list[float]:
     return found
 
 
-def _gated_slides(works: Sequence[Path], annotations: Path | None, area: str) -> "list[GatedSlide]":
+def _folders(works: Sequence[Path], needs: "Sequence[Need]") -> tuple[list[Path], dict[str, str]]:
+    """Choose folders of slides; say which are left out, and why."""
+    from wsi_detect.run.folders import slide_folders
+
+    found, left_out = slide_folders(works, needs)
+    for name, reason in left_out.items():
+        typer.echo(f"left out: {name}: {reason}", err=True)
+    return found, left_out
+
+
+def _gated_slides(
+    works: Sequence[Path], annotations: Path | None, area: str
+) -> "tuple[list[GatedSlide], dict[str, str]]":
+    """Slides with their cells, and those left out with the reason."""
     from wsi_detect.inference.gate_truth import labelled_slides, ungated_slides
 
     if area not in ("patch", "core"):
         raise ConfigError(f"--area {area!r}: patch or core")
+    where: Literal["patch", "core"] = "core" if area == "core" else "patch"
     if annotations is None:
-        return ungated_slides(works, "core" if area == "core" else "patch")
-    return labelled_slides(works, annotations, "core" if area == "core" else "patch")
+        found, left_out = _folders(works, ["patches", "evidence", "cells"])
+        return ungated_slides(found, where), left_out
+    found, left_out = _folders(works, ["patches", "evidence"])
+    return labelled_slides(found, annotations, where), left_out
 
 
 def _cost_table(rows: Sequence[Mapping[str, Any]]) -> "Table":

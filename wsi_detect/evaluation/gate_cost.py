@@ -124,12 +124,59 @@ def audit_findings(
     return {"cells": {name: names.count(name) for name in gravest_first(set(names))}, "patches_with_abnormal": len(hit)}
 
 
-def share_interval(hits: int, number: int, confidence: float = 0.95) -> tuple[float, float]:
+@dataclass(frozen=True, slots=True)
+class SlideSample:
+    """What the audit of one slide drew.
+
+    Attributes:
+        hidden: patches below the gate that were not shown.
+        audited: patches below the gate that were shown all the same.
+        hits: audited patches with what is looked for.
+    """
+
+    hidden: int
+    audited: int
+    hits: int
+
+
+def hidden_interval(samples: Sequence[SlideSample], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the share of the patches not shown, of all slides, that hold what the audit looked for.
+
+    Slides are strata. The estimate weighs what was seen on each slide by the patches not shown there (Horvitz and
+    Thompson 1952): slides of which a larger part was audited, as small ones are, do not count for more.
+
+    The interval is Wilson's (1927) at an effective sample size, as Korn and Graubard (1998) have it for surveys. Theirs
+    needs the variance within strata, which cannot be had where one patch was audited. Ours is the least size that
+    variance can mean: of the difference between the share p seen on a slide and that of its M patches not shown, n
+    having been audited, the variance is about p (1 - p) (1 / n + 1 / M). Weighted by M and summed over slides that is
+    at most P (1 - P) / m, with P the share of all, and m the number of patches not shown times the lowest part audited,
+    n / (n + M), of any slide: p (1 - p) is concave, so slides that differ can only lower the sum. For slides audited
+    alike nothing is given away; else the interval is wider than it had to be.
+
+    Args:
+        samples: one a slide.
+        confidence: 0.9, 0.95 or 0.99.
+
+    Returns:
+        Both ends; (0, 1) where a slide has patches not shown and none audited, (0, 0) where nothing is hidden.
+    """
+    hiding = [sample for sample in samples if sample.hidden]
+    hidden = sum(sample.hidden for sample in hiding)
+    if not hidden:
+        return 0.0, 0.0
+    lowest = min(sample.audited / (sample.audited + sample.hidden) for sample in hiding)
+    if not lowest:
+        return 0.0, 1.0
+    share = sum(sample.hidden * sample.hits / sample.audited for sample in hiding) / hidden
+    return share_interval(share * hidden * lowest, hidden * lowest, confidence)
+
+
+def share_interval(hits: float, number: float, confidence: float = 0.95) -> tuple[float, float]:
     """Interval of a share seen as `hits` of `number` (Wilson 1927); (0, 1) where nothing was seen.
 
     Args:
         hits: how many were.
-        number: of how many.
+        number: of how many; both may be effective sizes, with fractions.
         confidence: 0.9, 0.95 or 0.99.
     """
     if not number:

@@ -29,8 +29,8 @@ class GateConfig(Config):
         area: of a patch in which evidence is looked for. With `patch` every patch is shown that has a place with
             evidence in view, so a cell there is found and stitched as without the gate; `core` saves more, and a cell
             across a border of cores may lose one of its views.
-        audit_share: of the patches below the gate that are shown all the same, drawn at random: what they hold is an
-            estimate of what the gate costs.
+        audit_share: of the patches below the gate that are shown all the same, drawn at random, at least one of a slide
+            unless it is 0: what they hold is an estimate of what the gate costs.
     """
 
     threshold: float | None = Field(None, ge=0, lt=1)

@@ -13,7 +13,7 @@ Status = Mapping[str, Any]
 _MEANING = {
     "SCREENED": "The cell area found on this slide was examined by the model. This is not a statement about the "
     "patient: cells may have been missed, and classes the model does not know cannot be found.",
-    "PARTLY SCREENED": "Part of the cell area could not be examined. What lies there is unknown.",
+    "PARTLY SCREENED": "Part of the cell area was not examined. What lies there is unknown.",
     "NOT SCREENED": "This slide was not examined well enough to say anything about it.",
 }
 _FAMILIES = {
@@ -81,6 +81,9 @@ def gate(status: Status) -> Banner | None:
     rule = status.get("gate")
     if not rule:
         return None
+    if not rule["not_shown"]:
+        text = f"It hid nothing: the detector was shown all {rule['patches']} patches."
+        return Banner("A gate was used", text)
     text = (
         f"{rule['not_shown']} of {rule['patches']} patches, those without evidence above {rule['threshold']:g}, were "
         "not shown to the detector. Cells there are not in the counts. "
@@ -90,6 +93,8 @@ def gate(status: Status) -> Banner | None:
         text += (
             f"Of {audited} more such patches, drawn at random and shown to it, {hits} hold an abnormal cell it finds."
         )
+        if hits:
+            text += " Those it was not shown may hold more."
     else:
         text += "How many it would find there was not tried."
     return Banner("A gate was used", text, grave=True)
@@ -99,15 +104,25 @@ def focus(status: Status) -> str | None:
     """Return what is known about focus, in a sentence; None for a slide that was not looked at."""
     if "out_of_focus_fraction" not in status:
         return None
-    share = status["out_of_focus_fraction"]
+    share, unknown = status["out_of_focus_fraction"], status.get("focus_unmeasured_fraction", 0.0)
     if share is None:
         return "How sharp the cells are was not measured."
     if share <= 0:
-        return "Nowhere do the cells look out of focus to the program; it judges by how steep their edges are."
-    return (
-        f"{percent(share)} of the cell area looks out of focus. It was examined all the same, but cells there may have "
-        "been missed or misjudged: look at the slide itself. The program judges by how steep the cells' edges are."
-    )
+        where = "Nowhere that focus was measured" if unknown > 0 else "Nowhere"
+        text = f"{where} do the cells look out of focus to the program; it judges by how steep their edges are."
+    else:
+        where = "the cell area where focus was measured" if unknown > 0 else "the cell area"
+        text = (
+            f"{percent(share)} of {where} looks out of focus. It was examined all the same, but cells "
+            "there may have been missed or misjudged: look at the slide itself. The program judges by how steep the "
+            "cells' edges are."
+        )
+    if unknown > 0:
+        text += (
+            f" On {percent(unknown)} of the cell area focus was not measured: no cell was sampled there, or the "
+            "detector was not shown it."
+        )
+    return text
 
 
 def domain(status: Status) -> Banner | None:

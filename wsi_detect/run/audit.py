@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from wsi_detect import __version__, artifact, schema
 from wsi_detect.config import digest, parse, with_overrides
 from wsi_detect.errors import ConfigError, StaleArtifactError
+from wsi_detect.evaluation.gate_cost import NOWHERE, owner_rows
 from wsi_detect.geometry import Boxes
 from wsi_detect.inference.detect import detect_patches
 from wsi_detect.run.config import RunConfig
@@ -161,21 +162,59 @@ def _facts(status: Status, shifted: PatchStore, overrides: Sequence[str]) -> dic
 
 
 def _compare(folder: Path, stores: tuple[PatchStore, PatchStore], second: CellMap) -> dict[str, Any]:
-    """Compare the cells both grids had in view: at the rim of the cell area, the patches of one may reach further."""
-    maps = (CellMap.read(folder / CELLS), second)
+    """Compare the cells both grids had in view: at the rim of the cell area, the patches of one may reach further.
+
+    What the run's gate hid is left out: that its cells are missing says nothing about patch edges.
+    """
+    maps, gated = (CellMap.read(folder / CELLS), second), _gated(folder)
     views = [_in_view(cells.boxes(), other) for cells, other in zip(maps, reversed(stores), strict=True)]
     sides = [
         (cells.boxes()[seen], cells.table["label"].to_numpy(zero_copy_only=False).astype(object)[seen])
         for cells, seen in zip(maps, views, strict=True)
     ]
-    agreement = compare_cells(*sides, iou=IOU)
-    out_of_view = {name: int((~seen).sum()) for name, seen in zip(("first", "second"), views, strict=True)}
-    return {"iou": IOU, "out_of_view": out_of_view, **_figures(agreement)}
+    shown = [_shown(boxes, stores[0], gated) for boxes, _ in sides]
+    # A cell on the edge of what was shown counts if either grid has its middle inside: a px more or less is no change.
+    partner = compare_cells(sides[0], sides[1], iou=IOU).partner
+    paired = np.flatnonzero(partner >= 0)
+    shown[0][paired] = shown[1][partner[paired]] = shown[0][paired] | shown[1][partner[paired]]
+    first, last = ((boxes[keep], labels[keep]) for (boxes, labels), keep in zip(sides, shown, strict=True))
+    return {
+        "iou": IOU,
+        "out_of_view": _left_out(views),
+        "behind_gate": _left_out(shown),
+        "compared_fraction": _compared_fraction(stores[0], gated),
+        **_figures(compare_cells(first, last, iou=IOU)),
+    }
 
 
-def _in_view(boxes: Boxes, store: PatchStore) -> NDArray[np.bool_]:
-    """Which boxes (N, 4) have their middle in a patch of the store."""
-    patches = store.grid.boxes()[store.patch_ids]
+def _gated(folder: Path) -> NDArray[np.bool_]:
+    """Which patches of the run, (N,) in the order of its store, a gate kept from the detector."""
+    states = artifact.read_table(folder / "patches.parquet", schema.PATCHES)["status"].to_pylist()
+    return np.array([state == "gated" for state in states], dtype=bool)
+
+
+def _shown(boxes: Boxes, store: PatchStore, gated: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) have their middle where the run showed the detector the patch it belongs to."""
+    shown = _in_view(boxes, store, ~gated)
+    owner = owner_rows(store.grid, store.patch_ids, boxes)
+    owned = owner != NOWHERE
+    shown[owned] &= ~gated[owner[owned]]
+    return shown
+
+
+def _compared_fraction(store: PatchStore, gated: NDArray[np.bool_]) -> float:
+    """Share of the cell area in patches no gate hid; patches weigh as in `status.area_shares`."""
+    whole = float(store.coverage.sum())
+    return round(1 - float(store.coverage[gated].sum()) / whole, 6) if whole > 0 else 1.0
+
+
+def _left_out(kept: Sequence[NDArray[np.bool_]]) -> dict[str, int]:
+    return {name: int((~mask).sum()) for name, mask in zip(("first", "second"), kept, strict=True)}
+
+
+def _in_view(boxes: Boxes, store: PatchStore, rows: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Which boxes (N, 4) have their middle in a patch of the store, or in one of some of its rows."""
+    patches = store.grid.boxes()[store.patch_ids if rows is None else store.patch_ids[rows]]
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
     found = shapely.STRtree(shapely.box(*patches.T)).query(shapely.points(centres))[0]
     seen = np.zeros(len(boxes), dtype=bool)

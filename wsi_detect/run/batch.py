@@ -31,6 +31,7 @@ _SHARES = (
     "failed_fraction",
     "gated_fraction",
     "out_of_focus_fraction",
+    "focus_unmeasured_fraction",
 )
 
 _log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from wsi_detect.evaluation.gate_cost import audit_findings, share_interval
+from wsi_detect.evaluation.gate_cost import SlideSample, audit_findings, hidden_interval
 from wsi_detect.run.status import Status
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def gate_lines(statuses: Sequence[Status]) -> list[str]:
 
 
 def _cost(gates: Sequence[Mapping[str, Any]], totals: Mapping[str, int]) -> str:
+    if not totals["not_shown"]:
+        return "that costs nothing: no patch was hidden from the detector"
     if not totals["audited"]:
         return "what that costs is not known: no patch below the gate was audited (gate.audit_share)"
     hits = sum(gate["audit"]["patches_with_abnormal"] for gate in gates)
@@ -54,9 +56,15 @@ def _cost(gates: Sequence[Mapping[str, Any]], totals: Mapping[str, int]) -> str:
     for gate in gates:
         for name, number in gate["audit"]["cells"].items():
             cells[name] = cells.get(name, 0) + number
-    low, high = share_interval(hits, totals["audited"])
+    samples = [
+        SlideSample(gate["not_shown"], gate["audited"], gate["audit"]["patches_with_abnormal"]) for gate in gates
+    ]
+    low, high = hidden_interval(samples)
     found = ", ".join(f"{number} {name}" for name, number in cells.items()) or "none"
     hidden = totals["not_shown"]
     seen = f"in {hits} of {totals['audited']} random patches below the gate the detector finds an abnormal cell"
-    rest = f"so in {low:.1%} to {high:.1%} (95 %) of the {hidden} not shown, {low * hidden:.0f} to {high * hidden:.0f}"
-    return f"cost, by audit: {seen}; {rest} patches, it would. Cells in the audited patches: {found}"
+    rest = f"in {low:.1%} to {high:.1%} (95 %) of the {hidden} not shown, {low * hidden:.0f} to {high * hidden:.0f}"
+    return (
+        f"cost, by audit: {seen}; each slide weighted by what it hides, {rest} patches, it would. "
+        f"Cells in the audited patches: {found}"
+    )

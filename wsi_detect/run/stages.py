@@ -337,6 +337,6 @@ def _report(job: Job, slide: SlideReader, store: PatchStore, gate: Gate | None) 
         patches=patches,
         counts=cells.counts(),
     )
-    status["gate"] = None if gate is None else gate_figures(gate, store, cells)
+    status = states.behind_gate(status, None if gate is None else gate_figures(gate, store, cells))
     artifact.write_json(job.folder / states.STATUS, status)
     write_report(job.folder, slide)

@@ -49,13 +49,29 @@ def area_shares(patches: pa.Table) -> dict[str, float]:
     return {"examined_fraction": round(max(1 - sum(result.values()), 0.0), 6), **result}
 
 
-def out_of_focus(patches: pa.Table, in_focus: float) -> float | None:
-    """Return the share of the cell area in patches whose focus is below `in_focus`; None if no focus was measured."""
+def focus_shares(patches: pa.Table, in_focus: float) -> dict[str, float | None]:
+    """Return how much of the cell area is out of focus, and on how much that is not known.
+
+    A patch has no focus where no cell was sampled, or where a gate kept it from the detector and its pixels are not
+    stored. Such patches say nothing: they are not counted as sharp.
+
+    Args:
+        patches: rows of `schema.PATCHES`.
+        in_focus: focus under which cells are out of focus.
+
+    Returns:
+        out_of_focus_fraction, of the cell area in patches with a focus (None if there is none), and
+        focus_unmeasured_fraction, of the whole cell area (1 if there is none).
+    """
     weight = patches["coverage"].to_numpy().astype(np.float64)
     focus = patches["focus"].to_numpy().astype(np.float64)
-    if not weight[~np.isnan(focus)].sum() > 0:
-        return None
-    return round(float(weight[focus < in_focus].sum() / weight.sum()), 6)
+    measured = weight[~np.isnan(focus)].sum()
+    if not measured > 0:
+        return {"out_of_focus_fraction": None, "focus_unmeasured_fraction": 1.0}
+    return {
+        "out_of_focus_fraction": round(float(weight[focus < in_focus].sum() / measured), 6),
+        "focus_unmeasured_fraction": round(float(weight[np.isnan(focus)].sum() / weight.sum()), 6),
+    }
 
 
 def judge(shares: Mapping[str, float], patches: pa.Table, limits: LimitsConfig) -> tuple[str, str | None]:
@@ -115,7 +131,7 @@ def screened(
         "status": status,
         "reason": reason,
         **shares,
-        "out_of_focus_fraction": out_of_focus(patches, config.quality.in_focus),
+        **focus_shares(patches, config.quality.in_focus),
         "patches": patches.num_rows,
         "failed_patches": sum(state == "failed" for state in patches["status"].to_pylist()),
         "cells": sum(counts.values()),
@@ -137,6 +153,28 @@ def screened(
         "config": config.model_dump(mode="json"),
         "version": __version__,
     }
+
+
+def behind_gate(status: Status, gate: Mapping[str, Any] | None) -> Status:
+    """Enter what a gate left out, and what its audit found.
+
+    An abnormal cell in a patch below the gate means that patches like it, which nobody was shown, may hold more: such a
+    slide is not SCREENED.
+
+    Args:
+        status: of the slide, as if there were no audit.
+        gate: figures of the gate (`gate_report.gate_figures`), None without one.
+    """
+    entered = {**status, "gate": gate}
+    if gate is None or not (gate["not_shown"] and gate["audit"]["patches_with_abnormal"]):
+        return entered
+    found = (
+        f"in {gate['audit']['patches_with_abnormal']} of {gate['audited']} audited patches below the gate the detector "
+        f"finds an abnormal cell, and {gate['not_shown']} such patches were not shown to it"
+    )
+    entered["reason"] = found if status["reason"] is None else f"{status['reason']}; {found}"
+    entered["status"] = PARTLY if status["status"] == SCREENED else status["status"]
+    return entered
 
 
 def not_screened(slide_id: str, path: Path, reason: str) -> Status:
