@@ -244,7 +244,7 @@ def test_a_loss_that_knows_the_prior_gets_that_of_the_head():
 
 
 def test_alphas_are_as_many_as_classes():
-    with pytest.raises(ConfigError, match="per_class_alpha has 2 and 2 numbers, there are 3 classes"):
+    with pytest.raises(ConfigError, match="its options are of 2 classes, the detector has 3"):
         make_loss("grad_libra", 3, {"per_class_alpha": ([0.5, 0.5], [0.5, 0.5])})
 
 

@@ -98,13 +98,15 @@ FINDS = (
     "and 95 such patches were not shown to it"
 )
 
+UNKNOWN = "95 patches below the gate were not shown to the detector, and none was audited (gate.audit_share)"
+
 
 @pytest.mark.parametrize(
     ("status", "gate", "verdict", "reason"),
     [
         ("SCREENED", None, "SCREENED", "why"),
         ("SCREENED", (95, 5, 0), "SCREENED", "why"),
-        ("SCREENED", (95, 0, 0), "SCREENED", "why"),
+        ("SCREENED", (95, 0, 0), "PARTLY SCREENED", f"why; {UNKNOWN}"),
         ("SCREENED", (0, 5, 2), "SCREENED", "why"),
         ("SCREENED", (95, 5, 2), "PARTLY SCREENED", f"why; {FINDS}"),
         ("PARTLY SCREENED", (95, 5, 2), "PARTLY SCREENED", f"why; {FINDS}"),

@@ -99,6 +99,8 @@ def make_loss(
         loss = LOSSES[name](**filled)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"loss {name!r}: {error}") from error
+    if getattr(loss, "classes", None) not in (None, num_classes):
+        raise ConfigError(f"loss {name!r}: its options are of {loss.classes} classes, the detector has {num_classes}")
     check_fits(loss, name, kinds)
     return loss
 

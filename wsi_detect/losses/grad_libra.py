@@ -51,12 +51,10 @@ class GradLibraLoss(nn.Module):
     """
 
     kind = "sigmoid"
-    needs = ("num_classes",)
 
     def __init__(
         self,
         *,
-        num_classes: int | None = None,
         alpha_pos: float = 0.5,
         alpha_neg: float = 0.5,
         detach_weight: bool = False,
@@ -68,7 +66,6 @@ class GradLibraLoss(nn.Module):
         """Make the loss.
 
         Args:
-            num_classes: K, to check `per_class_alpha` against.
             alpha_pos: hardness parameter of positive entries, 0 to 1.
             alpha_neg: hardness parameter of negative entries, 0 to 1.
             detach_weight: True takes the weight as a constant (pure re-weighting); False differentiates through it.
@@ -79,23 +76,23 @@ class GradLibraLoss(nn.Module):
             form: what f does.
 
         Raises:
-            ValueError: an alpha outside 0 to 1, another number of them than classes, an unknown hardness or form, or
+            ValueError: an alpha outside 0 to 1, unlike numbers of them, an unknown hardness or form, or
                 nothing to detach.
         """
         super().__init__()
         positive, negative = per_class_alpha or ([alpha_pos], [alpha_neg])
         if not all(0 <= a <= 1 for a in (*positive, *negative)):
             raise ValueError(f"alphas must lie in [0, 1], got {tuple(positive)} and {tuple(negative)}")
-        if per_class_alpha and not len(positive) == len(negative) == (num_classes or len(positive)):
-            raise ValueError(
-                f"per_class_alpha has {len(positive)} and {len(negative)} numbers, there are {num_classes} classes"
-            )
+        if len(positive) != len(negative):
+            raise ValueError(f"per_class_alpha has {len(positive)} and {len(negative)} numbers")
         if hardness not in ("sin", "sin2pi"):
             raise ValueError(f"hardness must be 'sin' or 'sin2pi', got {hardness!r}")
         if form not in ("weight", "gradient", "mean_weight"):
             raise ValueError(f"form must be 'weight', 'gradient' or 'mean_weight', got {form!r}")
         if detach_weight and form != "weight":
             raise ValueError(f"detach_weight belongs to the form 'weight', not to {form!r}")
+        #: K, if the alphas are of classes.
+        self.classes = len(positive) if per_class_alpha else None
         self.detach_weight = detach_weight
         self.loss_weight = loss_weight
         self.hardness = hardness

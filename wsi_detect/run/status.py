@@ -158,20 +158,25 @@ def screened(
 def behind_gate(status: Status, gate: Mapping[str, Any] | None) -> Status:
     """Enter what a gate left out, and what its audit found.
 
-    An abnormal cell in a patch below the gate means that patches like it, which nobody was shown, may hold more: such a
-    slide is not SCREENED.
+    An abnormal cell in a patch below the gate means that patches like it, which nobody was shown, may hold more; without
+    an audit nobody knows what they hold. Such a slide is not SCREENED.
 
     Args:
         status: of the slide, as if there were no audit.
         gate: figures of the gate (`gate_report.gate_figures`), None without one.
     """
     entered = {**status, "gate": gate}
-    if gate is None or not (gate["not_shown"] and gate["audit"]["patches_with_abnormal"]):
+    if gate is None or not gate["not_shown"]:
         return entered
-    found = (
-        f"in {gate['audit']['patches_with_abnormal']} of {gate['audited']} audited patches below the gate the detector "
-        f"finds an abnormal cell, and {gate['not_shown']} such patches were not shown to it"
-    )
+    hits, audited, hidden = gate["audit"]["patches_with_abnormal"], gate["audited"], gate["not_shown"]
+    if audited and not hits:
+        return entered
+    found = f"{hidden} patches below the gate were not shown to the detector, and none was audited (gate.audit_share)"
+    if audited:
+        found = (
+            f"in {hits} of {audited} audited patches below the gate the detector finds an abnormal cell, and {hidden} "
+            "such patches were not shown to it"
+        )
     entered["reason"] = found if status["reason"] is None else f"{status['reason']}; {found}"
     entered["status"] = PARTLY if status["status"] == SCREENED else status["status"]
     return entered
