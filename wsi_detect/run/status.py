@@ -158,8 +158,8 @@ def screened(
 def behind_gate(status: Status, gate: Mapping[str, Any] | None) -> Status:
     """Enter what a gate left out, and what its audit found.
 
-    An abnormal cell in a patch below the gate means that patches like it, which nobody was shown, may hold more; without
-    an audit nobody knows what they hold. Such a slide is not SCREENED.
+    An abnormal cell in a patch below the gate means that patches like it, which nobody was shown, may hold more;
+    without an audit nobody knows what they hold. Such a slide is not SCREENED.
 
     Args:
         status: of the slide, as if there were no audit.
