@@ -6,16 +6,20 @@ import pytest
 
 from wsi_detect import artifact
 from wsi_detect.config import with_overrides
-from wsi_detect.errors import ArtifactError, ConfigError, StaleArtifactError
+from wsi_detect.errors import ArtifactError, ConfigError, MissingSlideError, StaleArtifactError
 from wsi_detect.inference.evidence import EvidenceConfig
 from wsi_detect.run import RunConfig, RunOptions, list_slides, run_batch
 from wsi_detect.run.evidence import EvidenceJob, map_slide
 from wsi_detect.run.gate_report import gate_lines
 from wsi_detect.run.slide_list import SlideRow
 from wsi_detect.run.stages import plan, run_slide, stale_stages
+from wsi_detect.slides import open_slide
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.testing import blobs, dark_evidence
+from wsi_detect.testing.painter import paint_slide
 from wsi_detect.tiling.evidence_map import EvidenceMap
+from wsi_detect.tiling.plan import TilingConfig
+from wsi_detect.tiling.tiler import tile_slide
 
 GATED = {
     "tiling": {"patch_px": 128, "overlap_um": 16, "shard_patches": 8},
@@ -143,3 +147,27 @@ def test_a_map_does_not_depend_on_processes(tiled, dark, small_painted, results)
 def test_a_slide_that_is_not_given_is_asked_for(tiled, dark):
     with pytest.raises((ConfigError, ArtifactError), match="give the slide as well"):
         map_slide(EvidenceJob(tiled, dark, runtime=dark_evidence.load), 0)
+
+
+def test_another_slide_of_the_same_size_is_refused(tiled, dark, tmp_path):
+    """Width, height and resolution are those of the scanner, not of the slide."""
+    other = paint_slide(tmp_path / "other.svs", width=640, height=512, n_cells=12, seed=5).path
+    with pytest.raises(StaleArtifactError, match=r"other\.svs is not the slide .*A was made from"):
+        map_slide(EvidenceJob(tiled, dark, other, EvidenceConfig(reduce=2), runtime=dark_evidence.load), 0)
+    with pytest.raises(MissingSlideError, match=r"none\.svs does not exist; give the slide file"):
+        map_slide(EvidenceJob(tiled, dark, tmp_path / "none.svs", runtime=dark_evidence.load), 0)
+
+
+def test_the_map_of_a_slide_scanned_anew_is_not_given_back(dark, tmp_path):
+    """The same command over a file of another content: the store was made again, the map was not."""
+    rule = TilingConfig.model_validate({"patch_px": 128, "overlap_px": 32, "mask": {"preparation": "none"}})
+    path = tmp_path / "slide.svs"
+    job = EvidenceJob(tmp_path, dark, path, EvidenceConfig(reduce=2), runtime=dark_evidence.load)
+    for seed in (2, 5):
+        paint_slide(path, width=640, height=512, n_cells=12, seed=seed)
+        with open_slide(path, slide_id="A") as slide:
+            tile_slide(slide, tmp_path, rule, overwrite=True)
+        if seed == 2:
+            map_slide(job, 0)
+    with pytest.raises(StaleArtifactError, match="made with another slide;"):
+        map_slide(job, 0)

@@ -184,6 +184,7 @@ def _key(store: "PatchStore", info: "EvidenceInfo", config: EvidenceConfig) -> d
     patches = hashlib.sha256(np.ascontiguousarray(store.patch_ids, dtype="<i8").tobytes()).hexdigest()[:16]
     sight = look(store, _demand(info, config))
     return {
+        "slide": store.attributes["key"]["slide"],
         "slide_id": store.slide.slide_id,
         "grid": {name: int(getattr(store.grid, name)) for name in ("width", "height", "patch", "overlap")},
         "patches": patches,
