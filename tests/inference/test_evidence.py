@@ -15,6 +15,7 @@ from wsi_detect import artifact, schema
 from wsi_detect.detectors.evidence_info import EvidenceInfo
 from wsi_detect.errors import (
     ConfigError,
+    DamagedSlideError,
     MissingArtifactError,
     ModelError,
     ResolutionMismatchError,
@@ -258,27 +259,82 @@ def test_values_beyond_0_and_1_are_refused(stores, slide, tmp_path):
         map_evidence(PatchStore.open(stores(), slide), Spoilt(2.0), tmp_path)
 
 
+class TornSlide:
+    """A slide of tiles of 64 px, those of a block cannot be decoded."""
+
+    def __init__(self, slide, x0, y0, x1, y1):
+        self.info = replace(slide.info, native_tile_px=(64, 64))
+        self._slide, self._block = slide, (x0, y0, x1, y1)
+
+    def read_region(self, x_px, y_px, level, width, height, *, plane=0):
+        x0, y0, x1, y1 = self._block
+        if x_px < x1 and x_px + width > x0 and y_px < y1 and y_px + height > y0:
+            raise DamagedSlideError("torn")
+        return self._slide.read_region(x_px, y_px, level, width, height, plane=plane)
+
+
+@pytest.mark.parametrize(("reduce", "mpp"), [(1, 0.25), (4, 0.25), (3, 0.31)])
+def test_px_that_a_torn_block_has_a_say_in_are_not_looked_at(stores, slide, tmp_path, reduce, mpp):
+    """All others have the value they have on a slide that is whole."""
+    model = TinyNet(replace(INFO, mpp=mpp))
+    _, whole_map = mapped(PatchStore.open(stores("none", 0), slide), tmp_path / "whole", model, reduce=reduce)
+    torn = TornSlide(slide, 0, 0, 192, 128)
+    found, values = mapped(
+        PatchStore.open(stores("none", 0), torn), tmp_path / "torn", model, reduce=reduce, max_unreadable=0.9
+    )
+    unseen = np.isnan(values)
+    np.testing.assert_allclose(values[~unseen], whole_map[~unseen], atol=1e-4)
+    # What the model sees of the block, 15 px of its own around it, and no more than a px of the map and the filter.
+    reach, px = INFO.margin_px * mpp / 0.25, found.px
+    near, far = (
+        [np.arange(count) < (edge + reach + more) / px for count, edge in zip(unseen.shape, (128, 192), strict=True)]
+        for more in (-px, px + 5)
+    )
+    assert unseen[np.ix_(*near)].all()
+    assert not unseen[~(far[0][:, None] & far[1])].any()
+    assert 0.4 < unseen.mean() < 0.7
+    # Patches of which nothing is left have no answer; of others the highest is of what was looked at.
+    assert found.attributes["states"]["unreadable"] > 0
+    assert found.columns["core_max"][found.columns["state"] == 1].max() <= 1
+
+
 def test_what_cannot_be_read_is_not_shown(stores, slide, tmp_path):
+    """The block of a window of which too much is lost, whoever owns its px."""
+    rows = {}
+    for most in (0.1, 0.9):
+        store = PatchStore.open(stores("none", 0), TornSlide(slide, 0, 0, 192, 64))
+        model = TinyNet()
+        found, values = mapped(store, tmp_path / str(most), model, max_unreadable=most)
+        rows[most] = np.flatnonzero(found.columns["state"] == 2)
+        over = np.flatnonzero(found.columns["unreadable"] > most)
+        assert set(over) <= set(rows[most])
+        assert sum(shape[0] for shape in model.shown) == len(store) - len(over)
+        sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
+        for x0, y0, x1, y1 in sight.blocks[rows[most]]:
+            assert np.isnan(values[y0:y1, x0:x1]).all()
+    assert len(rows[0.1]) > len(rows[0.9])
+
+
+def test_a_stored_patch_that_lost_something_is_not_looked_at(stores, slide, tmp_path):
+    """Which px those were is not kept, only how many."""
     store = PatchStore.open(stores(), slide)
     plain = PatchStore.read
 
     class Torn(PatchStore):
         def read(self, row, window=None, out=None):
             region = plain(self, row, window, out)
-            return RegionPixels(region.rgb, 0.0, 0.8) if row == 7 else region
+            return RegionPixels(region.rgb, 0.0, 0.01) if row == 7 else region
 
     torn = Torn(**{name: getattr(store, name) for name in store.__dataclass_fields__})
     model = TinyNet()
     found, values = mapped(torn, tmp_path, model)
     assert [int(row) for row in np.flatnonzero(found.columns["state"] == 2)] == [7]
-    assert found.columns["unreadable"][7] == np.float32(0.8)
+    assert found.columns["unreadable"][7] == np.float32(0.01)
     assert sum(shape[0] for shape in model.shown) == len(store) - 1
     sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
     x0, y0, x1, y1 = sight.blocks[7]
     assert np.isnan(values[y0:y1, x0:x1]).all()
     assert np.isnan(values).sum() == (y1 - y0) * (x1 - x0)
-    again, _ = mapped(torn, tmp_path / "b", max_unreadable=0.9)
-    assert again.attributes["states"]["unreadable"] == 0
 
 
 def test_patches_that_overlap_too_little_are_refused_without_the_slide(stores, tmp_path):

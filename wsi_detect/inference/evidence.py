@@ -25,7 +25,7 @@ from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, ModelE
 from wsi_detect.geometry import PatchFrame
 from wsi_detect.inference.windows import Demand, Sight, look
 from wsi_detect.tiling import evidence_map
-from wsi_detect.tiling.evidence_grid import area_means
+from wsi_detect.tiling.evidence_grid import area_means, grown
 from wsi_detect.tiling.evidence_map import HEATMAP, NOT_LOOKED, SHARD, STATES, Codes, encode
 from wsi_detect.tiling.patch_store import ROOT, slide_facts
 
@@ -52,7 +52,8 @@ class EvidenceConfig(Config):
             eighth of a nucleus; 1 keeps every px, at sixteen times the size.
         margin_px: px of the model shown around what is kept of its answer; None is the model's own, half of what it can
             possibly see. Less is faster, and can leave steps where cores meet.
-        max_unreadable: a window with a larger unreadable fraction is not shown to the model.
+        max_unreadable: a window with a larger unreadable fraction is not shown to the model. In one that is, px that
+            an unreadable one has a say in are not looked at all the same.
         mpp_tolerance: relative difference of resolution that is let through without resampling.
     """
 
@@ -139,7 +140,7 @@ def map_part(store: "PatchStore", model: "EvidenceMapper", out: Path, config: Ev
     for start in range(0, len(rows), config.batch_size):
         batch = rows[start : start + config.batch_size]
         seen = [sight.read(row) for row in batch]
-        usable = [k for k, (region, _) in enumerate(seen) if region.unreadable <= config.max_unreadable]
+        usable = [k for k, (region, _) in enumerate(seen) if _is_usable(region, config)]
         answers = dict(zip(usable, _answer(model, [seen[k][0] for k in usable]), strict=True))
         found += [_row(store, sight, row, seen[k], answers.get(k)) for k, row in enumerate(batch)]
     artifact.write_table(part, artifact.table_of(found, schema.EVIDENCE_PARTS), schema.EVIDENCE_PARTS)
@@ -206,6 +207,12 @@ def _demand(info: "EvidenceInfo", config: EvidenceConfig) -> Demand:
     return Demand(info.mpp, config.mpp_tolerance, margin, info.stride_px, config.reduce)
 
 
+def _is_usable(region: "RegionPixels", config: EvidenceConfig) -> bool:
+    """Whether a window is shown to the model; of a stored patch nobody knows any more which px were unreadable."""
+    known = region.lost is not None or not region.unreadable
+    return known and region.unreadable <= config.max_unreadable
+
+
 def _answer(model: "EvidenceMapper", regions: "list[RegionPixels]") -> list[NDArray[np.float32]]:
     if not regions:
         return []
@@ -229,8 +236,10 @@ def _row(
     """Return the row of `EVIDENCE_PARTS` of one patch."""
     region, frame = seen
     block = sight.blocks[row]
-    codes = None if answer is None else _block(answer, frame, sight, block)
+    codes = None if answer is None else _block(answer, region.lost, frame, sight, block)
     status = "unreadable" if answer is None else "failed" if codes is None else "done"
+    if codes is not None and codes.size and (codes == NOT_LOOKED).all():
+        status, codes = "unreadable", None
     return {
         "slide_id": store.slide.slide_id,
         "patch_id": int(store.patch_ids[row]),
@@ -242,8 +251,14 @@ def _row(
     }
 
 
-def _block(answer: NDArray[np.float32], frame: PatchFrame, sight: Sight, block: NDArray[np.int64]) -> Codes | None:
-    """Mean evidence of each px of a block; None if one of them is not a number."""
+def _block(
+    answer: NDArray[np.float32],
+    lost: NDArray[np.bool_] | None,
+    frame: PatchFrame,
+    sight: Sight,
+    block: NDArray[np.int64],
+) -> Codes | None:
+    """Mean evidence of each px of a block, `NOT_LOOKED` where lost px had a say; None if one is not a number."""
     x0, y0, x1, y1 = block.tolist()
     grid = sight.map_grid.grid
     columns = np.minimum(np.arange(x0, x1 + 1) * sight.map_grid.px, grid.width) - frame.x_px
@@ -257,9 +272,19 @@ def _block(answer: NDArray[np.float32], frame: PatchFrame, sight: Sight, block: 
         return None
     if not part.size or x0 == x1 or y0 == y1:
         return np.zeros((max(y1 - y0, 0), max(x1 - x0, 0)), np.uint16)
-    means = area_means(part, down[:-1] - top, down[1:] - top)
-    means = area_means(means.T, across[:-1] - left, across[1:] - left).T
-    return encode(means)
+    codes = encode(_means(part, down - top, across - left))
+    if lost is not None:
+        felt = grown(lost, sight.margin_px)[top:bottom, left:right]
+        codes[_means(felt.astype(np.uint8), down - top, across - left) > 0] = NOT_LOOKED
+    return codes
+
+
+def _means(
+    part: NDArray[np.floating] | NDArray[np.uint8], down: NDArray[np.float64], across: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Means of a part between edges of rows and of columns, px of the part."""
+    means = area_means(part, down[:-1], down[1:])
+    return area_means(means.T, across[:-1], across[1:]).T
 
 
 def _bands(paths: list[Path], sight: Sight) -> Iterator[Codes]:
@@ -300,6 +325,7 @@ def _columns(paths: list[Path], patches: int) -> dict[str, NDArray[Any]]:
     highest, means = np.full(patches, np.nan), np.full(patches, np.nan)
     for k, content in enumerate(table["codes"].to_pylist()):
         codes = np.frombuffer(content or b"", "<u2")
+        codes = codes[codes != NOT_LOOKED]
         if len(codes):
             highest[k], means[k] = codes.max() / evidence_map.FULL, codes.mean(dtype=np.float64) / evidence_map.FULL
     return {**columns, "core_max": highest, "core_mean": means}
