@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from wsi_detect import artifact, schema
 from wsi_detect.detectors.evidence_info import EvidenceInfo
 from wsi_detect.errors import (
+    ArtifactError,
     ConfigError,
     DamagedSlideError,
     MissingArtifactError,
@@ -381,6 +382,28 @@ def test_maps_of_another_making_are_refused(stores, slide, tmp_path, model, conf
     for folder in ("begun", "whole"):
         with pytest.raises(StaleArtifactError, match=f"another {named}.*--overwrite"):
             map_evidence(store, model, tmp_path / folder, config)
+
+
+def test_what_is_of_another_making_is_replaced_when_told(stores, slide, tmp_path):
+    """Whole or begun, or no longer to be read: the bytes are those of a map made into an empty folder."""
+    store, config = PatchStore.open(stores(), slide), EvidenceConfig(reduce=2)
+    map_evidence(store, TinyNet(), tmp_path / "golden", config)
+    map_evidence(store, TinyNet(), tmp_path / "whole")
+    is_mapped(store, INFO, tmp_path / "begun", EvidenceConfig())
+    map_part(store, TinyNet(), tmp_path / "begun", EvidenceConfig(), 1)
+    map_evidence(store, TinyNet(), tmp_path / "spoilt")
+    (tmp_path / "spoilt" / "heatmap.zarr" / "zarr.json").write_text("{}")
+    # Left of a map that was being removed.
+    (tmp_path / "begun" / "heatmap.zarr" / "evidence" / "c" / "7").mkdir(parents=True)
+    (tmp_path / "begun" / "heatmap.zarr" / "evidence" / "c" / "7" / "0").write_bytes(b"old")
+    for folder in ("whole", "begun", "spoilt"):
+        with pytest.raises(ArtifactError):
+            map_evidence(store, TinyNet(), tmp_path / folder, config)
+        map_evidence(store, TinyNet(), tmp_path / folder, config, overwrite=True)
+        assert files(tmp_path / folder) == files(tmp_path / "golden")
+    model = TinyNet()
+    map_evidence(store, model, tmp_path / "whole", config, overwrite=True)
+    assert model.shown == []
 
 
 def test_a_store_without_patches_gives_a_map_of_nothing(stores, slide, tmp_path):

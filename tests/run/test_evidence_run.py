@@ -6,6 +6,7 @@ import pytest
 
 from wsi_detect import artifact
 from wsi_detect.config import with_overrides
+from wsi_detect.detectors.evidence_info import read_evidence_info
 from wsi_detect.errors import ArtifactError, ConfigError, MissingSlideError, StaleArtifactError
 from wsi_detect.inference.evidence import EvidenceConfig
 from wsi_detect.run import RunConfig, RunOptions, list_slides, run_batch
@@ -113,6 +114,18 @@ def test_a_change_makes_its_stage_and_all_after_it_stale(small_painted, batch, d
     assert stale_stages(jobs[1]) == stages
 
 
+@pytest.mark.parametrize("change", [{"threshold": 0.9}, {"margin_px": 60}, {"mpp": 0.3}], ids=str)
+def test_a_bundle_of_equal_weights_and_other_facts_is_another_model(small_painted, batch, dark, change):
+    row, detector, info = SlideRow("A", str(small_painted.path)), blobs.load(batch.bundle), read_evidence_info(dark)
+    jobs = [
+        plan(row, batch.out, detector.info, RunConfig.model_validate(GATED), RunOptions(), facts)
+        for facts in (info, replace(info, **change))
+    ]
+    artifact.write_json(jobs[0].folder / artifact.MANIFEST, {"plan": {"key": jobs[0].keys, "files": {}}})
+    assert stale_stages(jobs[0]) == []
+    assert stale_stages(jobs[1]) == ["evidence", "detect", "stitch", "export", "report"]
+
+
 def test_a_run_without_the_map_clears_it_away_when_told(small_painted, batch, dark):
     row, detector, mapper = SlideRow("A", str(small_painted.path)), blobs.load(batch.bundle), dark_evidence.load(dark)
     config = RunConfig.model_validate({**GATED, "gate": {}})
@@ -131,6 +144,30 @@ def tiled(small_painted, batch, tmp_path):
     config = RunConfig.model_validate({**GATED, "gate": {}})
     run_slide(row, tmp_path / "tiled", detector, config, RunOptions())
     return tmp_path / "tiled" / "A"
+
+
+def test_overwrite_replaces_a_map_that_no_run_has_planned(tiled, dark, small_painted, batch, tmp_path):
+    """Mapped by the command `evidence` with one model, then screened with another."""
+    job = EvidenceJob(tiled, dark, small_painted.path, EvidenceConfig(reduce=2), runtime=dark_evidence.load)
+    path = map_slide(job, 0)
+    other = dark_evidence.load(dark_evidence.write_bundle(tmp_path / "pale", model_id="pale"))
+    row, detector = SlideRow("A", str(small_painted.path)), blobs.load(batch.bundle)
+    (tiled / artifact.MANIFEST).unlink()
+    run = (row, tiled.parent, detector, RunConfig.model_validate({**GATED, "gate": {}}))
+    with pytest.raises(
+        StaleArtifactError, match=r"heatmap\.zarr was made with another model; use --overwrite, or delete"
+    ):
+        run_slide(*run, RunOptions(), other)
+    assert EvidenceMap.open(path).attributes["model_id"] == "dark"
+    run_slide(*run, RunOptions(overwrite=True), other)
+    assert EvidenceMap.open(path).attributes["model_id"] == "pale"
+    # And back: files of equal sizes are not taken for those the run has recorded.
+    with pytest.raises(StaleArtifactError, match="another model"):
+        map_slide(job, 0)
+    map_slide(job, 0, overwrite=True)
+    assert EvidenceMap.open(path).attributes["model_id"] == "dark"
+    with pytest.raises(StaleArtifactError, match="another model"):
+        run_slide(*run, RunOptions(), other)
 
 
 def test_a_map_does_not_depend_on_processes(tiled, dark, small_painted, results):

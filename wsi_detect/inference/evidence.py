@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,13 @@ from pydantic import Field
 
 from wsi_detect import artifact, schema
 from wsi_detect.config import Config, digest
-from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, ModelError, StaleArtifactError
+from wsi_detect.errors import (
+    ArtifactError,
+    DamagedArtifactError,
+    MissingArtifactError,
+    ModelError,
+    StaleArtifactError,
+)
 from wsi_detect.geometry import PatchFrame
 from wsi_detect.inference.windows import Demand, Sight, look
 from wsi_detect.tiling import evidence_map
@@ -65,7 +71,14 @@ class EvidenceConfig(Config):
     mpp_tolerance: float = Field(0.02, ge=0, lt=1)
 
 
-def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config: EvidenceConfig | None = None) -> Path:
+def map_evidence(
+    store: "PatchStore",
+    model: "EvidenceMapper",
+    out: Path,
+    config: EvidenceConfig | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
     """Map the evidence of a slide (STAGE evidence).
 
     Args:
@@ -73,6 +86,7 @@ def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config
         model: a loaded bundle.
         out: folder of the slide.
         config: batch size, resolution of the map, tolerances.
+        overwrite: replace a map, whole or begun, of another making, instead of refusing.
 
     Returns:
         The folder `heatmap.zarr`. Parts that an interrupted run left complete are kept; a finished map is left alone.
@@ -83,7 +97,7 @@ def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config
         ModelError: the model gives values outside [0, 1].
     """
     config = config or EvidenceConfig()
-    if not is_mapped(store, model.info, out, config):
+    if not is_mapped(store, model.info, out, config, overwrite=overwrite):
         start = time.monotonic()
         for number in range(len(store.shards)):
             map_part(store, model, out, config, number)
@@ -93,24 +107,27 @@ def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config
     return out / HEATMAP
 
 
-def is_mapped(store: "PatchStore", info: "EvidenceInfo", out: Path, config: EvidenceConfig) -> bool:
-    """Whether the finished map is there already; parts of another making are refused before anything is done.
+def is_mapped(
+    store: "PatchStore", info: "EvidenceInfo", out: Path, config: EvidenceConfig, *, overwrite: bool = False
+) -> bool:
+    """Whether the finished map is there already; what is of another making is refused, or removed.
 
     Raises:
         StaleArtifactError: see `map_evidence`.
     """
     key = _key(store, info, config)
-    if (out / HEATMAP / ROOT).exists():
-        _check(out / HEATMAP, evidence_map.read_facts(out / HEATMAP)["key"], key)
+    target, parts = out / HEATMAP, out / PARTS
+    if (target / ROOT).exists() and _is_kept(target, lambda: evidence_map.read_facts(target)["key"], key, overwrite):
         # Parts of a run that was killed between its last two steps.
-        shutil.rmtree(out / PARTS, ignore_errors=True)
-        if _is_whole(out / HEATMAP):
+        shutil.rmtree(parts, ignore_errors=True)
+        if _is_whole(target):
             return True
-        shutil.rmtree(out / HEATMAP)
-    if (out / PARTS / _KEY).exists():
-        _check(out / PARTS, artifact.read_json(out / PARTS / _KEY), key)
-    else:
-        artifact.write_json(out / PARTS / _KEY, key)
+        shutil.rmtree(target)
+    begun = parts / _KEY
+    if not (begun.exists() and _is_kept(parts, lambda: artifact.read_json(begun), key, overwrite)):
+        # A shard of another map, where this one has none, would be read by a stock zarr reader.
+        shutil.rmtree(target, ignore_errors=True)
+        artifact.write_json(begun, key)
     return False
 
 
@@ -173,12 +190,22 @@ def finish(store: "PatchStore", info: "EvidenceInfo", out: Path, config: Evidenc
     return target
 
 
-def _check(path: Path, found: dict[str, Any], key: dict[str, Any]) -> None:
-    changed = sorted(name for name in {*found, *key} if found.get(name) != key.get(name))
-    if changed:
-        raise StaleArtifactError(
-            f"{path} was made with another {', '.join(changed)}; use --overwrite or give another --out"
-        )
+def _is_kept(path: Path, read: Callable[[], dict[str, Any]], key: dict[str, Any], overwrite: bool) -> bool:
+    """Whether what is there was made as is wanted; anything else is refused, or removed."""
+    try:
+        found = read()
+        changed = sorted(name for name in {*found, *key} if found.get(name) != key.get(name))
+        if changed:
+            raise StaleArtifactError(
+                f"{path} was made with another {', '.join(changed)}; use --overwrite, or delete that folder"
+            )
+    except ArtifactError as error:
+        if not overwrite:
+            raise
+        _log.info("%s is replaced: %s", path, error)
+        shutil.rmtree(path)
+        return False
+    return True
 
 
 def _key(store: "PatchStore", info: "EvidenceInfo", config: EvidenceConfig) -> dict[str, Any]:

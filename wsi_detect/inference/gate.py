@@ -128,7 +128,9 @@ def _check_origin(found: "EvidenceMap", store: "PatchStore") -> None:
     same_grid = TileGrid(**found.attributes["grid"]) == store.grid
     if not (same_slide and same_grid and np.array_equal(found.columns["patch_id"], store.patch_ids)):
         what = "other patches" if same_slide else "another slide file"
-        raise StaleArtifactError(f"{found.path} was made from {what} than {store.path}; map the slide again")
+        raise StaleArtifactError(
+            f"{found.path} was made from {what} than {store.path}; map it again, evidence --overwrite"
+        )
 
 
 def _drawn(store: "PatchStore", below: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:

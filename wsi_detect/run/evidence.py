@@ -54,12 +54,13 @@ class EvidenceJob:
             yield opened.enter_context(PatchStore.open(self.folder / STORE, reader))
 
 
-def map_slide(job: EvidenceJob, workers: int = 1) -> Path:
+def map_slide(job: EvidenceJob, workers: int = 1, *, overwrite: bool = False) -> Path:
     """Map the evidence of a tiled slide; the same call again continues where the last one stopped.
 
     Args:
         job: what is mapped.
         workers: processes, each with its own model; 0 works in this process. The map does not depend on it.
+        overwrite: replace a map, whole or begun, of another making, instead of refusing.
 
     Returns:
         The folder `heatmap.zarr`.
@@ -73,8 +74,10 @@ def map_slide(job: EvidenceJob, workers: int = 1) -> Path:
     """
     info = read_evidence_info(job.bundle)
     with artifact.lock(job.folder), job.store() as store:
-        if is_mapped(store, info, job.folder, job.config):
+        if is_mapped(store, info, job.folder, job.config, overwrite=overwrite):
             return job.folder / HEATMAP
+        # What a run has recorded of its own map is not true of this one.
+        artifact.forget_stage(job.folder, "evidence")
         artifact.sweep(job.folder)
         numbers = range(len(store.shards))
         outcomes = list(map_items(_map, numbers, job, workers=workers))
