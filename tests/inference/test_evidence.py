@@ -1,5 +1,6 @@
 """Maps of whole slides: against one pass over the whole picture, at seams, for any workers and batches, after kills."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,6 +177,27 @@ def test_parts_mapped_in_any_order_give_the_same_bytes(stores, slide, tmp_path):
         map_part(store, model, out, EvidenceConfig(), number)
     finish(store, INFO, out, EvidenceConfig())
     assert files(tmp_path / "two") == files(tmp_path / "one")
+
+
+def test_parts_are_laid_together_without_all_of_them_in_memory(stores, slide, tmp_path, monkeypatch):
+    """The codes of a slide are a gigabyte: one part is at hand, and the next being read."""
+    store = PatchStore.open(stores(), slide)
+    is_mapped(store, INFO, tmp_path, EvidenceConfig())
+    for number in range(len(store.shards)):
+        map_part(store, TinyNet(), tmp_path, EvidenceConfig(), number)
+    plain, read, alive = artifact.read_table, [], []
+
+    def watched(path, columns):
+        table = plain(path, columns)
+        read.append(weakref.ref(table))
+        alive.append(sum(each() is not None for each in read))
+        return table
+
+    monkeypatch.setattr(artifact, "read_table", watched)
+    finish(store, INFO, tmp_path, EvidenceConfig())
+    assert len(store.shards) > 5
+    assert len(read) >= 2 * len(store.shards)
+    assert max(alive) <= 2
 
 
 def test_the_batch_size_does_not_matter(stores, slide, tmp_path):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -184,7 +183,7 @@ def finish(store: "PatchStore", info: "EvidenceInfo", out: Path, config: Evidenc
     entries = []
     for row, band in enumerate(_bands(paths, sight)):
         entries += evidence_map.write_plane(target, row, band)
-    columns = _columns(paths, len(store))
+    columns = _columns(paths)
     evidence_map.write_group(target, _facts(store, info, config, sight, columns), columns, entries)
     shutil.rmtree(out / PARTS)
     return target
@@ -328,8 +327,9 @@ def _bands(paths: list[Path], sight: Sight) -> Iterator[Codes]:
 
 def _span(path: Path) -> tuple[int, int]:
     """First row of the map a part has, and the one behind its last."""
-    table = artifact.read_table(path, schema.EVIDENCE_PARTS)
-    return int(table["y0"].to_numpy().min()), int(table["y1"].to_numpy().max())
+    with artifact.open_table(path, schema.EVIDENCE_PARTS) as file:
+        rows = file.read(["y0", "y1"])
+    return int(rows["y0"].to_numpy().min()), int(rows["y1"].to_numpy().max())
 
 
 def _lay(band: Codes, top: int, path: Path) -> None:
@@ -343,19 +343,23 @@ def _lay(band: Codes, top: int, path: Path) -> None:
             band[first - top : last - top, row["x0"] : row["x1"]] = block[first - row["y0"] : last - row["y0"]]
 
 
-def _columns(paths: list[Path], patches: int) -> dict[str, NDArray[Any]]:
-    """Return `evidence_map.COLUMNS` of all patches, in the order of the store."""
-    tables = [artifact.read_table(path, schema.EVIDENCE_PARTS) for path in paths]
-    table = pa.concat_tables([artifact.empty_table(schema.EVIDENCE_PARTS), *tables])
-    columns = {name: table[name].to_numpy() for name in ("patch_id", "no_data", "unreadable")}
-    columns["state"] = np.array([STATES.index(name) for name in table["status"].to_pylist()], np.uint8)
-    highest, means = np.full(patches, np.nan), np.full(patches, np.nan)
-    for k, content in enumerate(table["codes"].to_pylist()):
-        codes = np.frombuffer(content or b"", "<u2")
-        codes = codes[codes != NOT_LOOKED]
-        if len(codes):
-            highest[k], means[k] = codes.max() / evidence_map.FULL, codes.mean(dtype=np.float64) / evidence_map.FULL
-    return {**columns, "core_max": highest, "core_mean": means}
+def _columns(paths: list[Path]) -> dict[str, NDArray[Any]]:
+    """Return `evidence_map.COLUMNS` of all patches, in the order of the store.
+
+    One part after the other: the codes of a slide are a gigabyte.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in evidence_map.COLUMNS}
+    for path in paths:
+        table = artifact.read_table(path, schema.EVIDENCE_PARTS)
+        for name in ("patch_id", "no_data", "unreadable"):
+            found[name] += table[name].to_pylist()
+        found["state"] += [STATES.index(name) for name in table["status"].to_pylist()]
+        for content in table["codes"].to_pylist():
+            codes = np.frombuffer(content or b"", "<u2")
+            codes = codes[codes != NOT_LOOKED]
+            found["core_max"].append(codes.max() / evidence_map.FULL if len(codes) else np.nan)
+            found["core_mean"].append(codes.mean(dtype=np.float64) / evidence_map.FULL if len(codes) else np.nan)
+    return {name: np.array(values, evidence_map.COLUMNS[name]) for name, values in found.items()}
 
 
 def _facts(
