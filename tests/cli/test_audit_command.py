@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from wsi_detect.cli.main import main
+from wsi_detect.errors import MissingSlideError
 from wsi_detect.inference import RUNTIMES
 from wsi_detect.testing import blobs
 
@@ -31,3 +32,4 @@ def test_audit_prints_a_table_and_writes_its_figures(monkeypatch, capfd, small_p
     assert list(rows) == [*figures["classes"], "all"]
     assert f"{figures['cells']['changed']:.2%}" in rows["all"]
     assert printed.strip().endswith("audit.json")
+    assert go("audit", work, "--slide", tmp_path / "none.svs", "--model", bundle)[0] == MissingSlideError.exit_code

@@ -2,108 +2,29 @@
 
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import zarr
 from PIL import Image
-from torch import nn
-from torch.nn import functional as F
+from tiny_evidence import HEIGHT, INFO, WIDTH, TinyNet, files, mapped
 
 from wsi_detect import artifact, schema
-from wsi_detect.detectors.evidence_info import EvidenceInfo
 from wsi_detect.errors import (
     ArtifactError,
     ConfigError,
-    DamagedSlideError,
     MissingArtifactError,
-    ModelError,
     ResolutionMismatchError,
     StaleArtifactError,
 )
 from wsi_detect.inference.evidence import PARTS, EvidenceConfig, finish, is_mapped, map_evidence, map_part
 from wsi_detect.inference.windows import Demand, look
 from wsi_detect.slides import open_slide
-from wsi_detect.slides.resample import RegionPixels
 from wsi_detect.testing.dark_evidence import load, write_bundle
-from wsi_detect.tiling.evidence_map import NOT_LOOKED, EvidenceMap
+from wsi_detect.tiling.evidence_map import NOT_LOOKED
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
-
-INFO = EvidenceInfo(
-    model_id="tiny@1",
-    columns=("region",),
-    region=("HSIL",),
-    patch_px=64,
-    mpp=0.25,
-    mpp_assumed=False,
-    preparation="smear",
-    margin_px=15,
-    stride_px=4,
-    threshold=0.5,
-    model={},
-    data_card="none",
-)
-#: Odd sides, no multiple of anything.
-WIDTH, HEIGHT = 301, 203
-
-
-class TinyNet:
-    """A network of fixed weights that reduces its input fourfold and raises it again; a value sees at most 15 px."""
-
-    def __init__(self, info=INFO):
-        torch.manual_seed(3)
-        self.info = info
-        self.shown = []
-        layers = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1)]
-        self._net = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1)).eval()
-
-    @torch.inference_mode()
-    def __call__(self, patches):
-        self.shown.append(patches.shape)
-        x = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2).float() / 255
-        high, wide = (-(-side // 4) * 4 for side in x.shape[2:])
-        x = F.pad(x, (0, wide - x.shape[3], 0, high - x.shape[2]), mode="replicate")
-        maps = torch.sigmoid(40 * F.interpolate(self._net(x), scale_factor=4, mode="bilinear", align_corners=False))
-        return maps[:, 0, : patches.shape[1], : patches.shape[2]].numpy()
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    """A picture of soft blobs, as a file."""
-    rng = np.random.default_rng(1)
-    noise = rng.integers(0, 256, (HEIGHT // 7 + 2, WIDTH // 7 + 2, 3), dtype=np.uint8)
-    path = tmp_path_factory.mktemp("picture") / "slide.png"
-    Image.fromarray(noise).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def stores(picture, tmp_path_factory):
-    """Stores of the picture, made when first asked for: codec, overlap → folder."""
-    made = {}
-
-    def get(codec="zstd", overlap=36, mpp=None, patch=64):
-        key = codec, overlap, mpp, patch
-        if key not in made:
-            out = tmp_path_factory.mktemp("store")
-            mask = {"preparation": "none"}
-            rule = {"patch_px": patch, "overlap_px": overlap, "codec": codec, "mask": mask, "shard_patches": 5}
-            with open_slide(picture, mpp=0.25) as slide:
-                tile_slide(slide, out, TilingConfig.model_validate({**rule, "mpp": mpp}))
-            made[key] = out / "patches.zarr"
-        return made[key]
-
-    return get
-
-
-@pytest.fixture
-def slide(picture):
-    with open_slide(picture, mpp=0.25) as opened:
-        yield opened
 
 
 def whole(picture, reduce):
@@ -111,16 +32,6 @@ def whole(picture, reduce):
     maps = TinyNet()(np.array(Image.open(picture))[None])[0].astype(np.float64)
     rows = range(0, HEIGHT, reduce)
     return np.array([[maps[y : y + reduce, x : x + reduce].mean() for x in range(0, WIDTH, reduce)] for y in rows])
-
-
-def mapped(store, out, model=None, **config):
-    path = map_evidence(store, model or TinyNet(), out, EvidenceConfig.model_validate(config))
-    found = EvidenceMap.open(path)
-    return found, found.evidence((0, found.shape[0]), (0, found.shape[1]))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("reduce", [1, 4, 5])
@@ -250,114 +161,6 @@ def test_background_outside_the_mask_is_not_looked_at(small_painted, tmp_path):
     dark = [k for k, cell in enumerate(small_painted.cells) if cell.label in ("HSIL", "SCC")]
     assert (found.peaks(boxes[dark]) > 0.5).all()
     assert np.isnan(found.peaks(np.array([[-20.0, -20, -10, -10]]))).all()
-
-
-class Spoilt(TinyNet):
-    """Says nothing usable about every window whose first px is as given."""
-
-    def __init__(self, values):
-        super().__init__()
-        self.values = values
-
-    def __call__(self, patches):
-        maps = super().__call__(patches)
-        maps[0, 20, 20] = self.values
-        return maps
-
-
-def test_a_patch_without_usable_answer_is_no_evidence_of_nothing(stores, slide, tmp_path):
-    store = PatchStore.open(stores(), slide)
-    found, values = mapped(store, tmp_path, Spoilt(np.nan), batch_size=1)
-    states = found.columns["state"]
-    assert found.attributes["states"]["failed"] == (states == 3).sum() > 0
-    assert np.isnan(found.columns["core_max"][states == 3]).all()
-    sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
-    for (x0, y0, x1, y1), state in zip(sight.blocks, states, strict=True):
-        block = values[y0:y1, x0:x1]
-        assert np.isnan(block).all() if state == 3 else np.isfinite(block).all()
-
-
-def test_values_beyond_0_and_1_are_refused(stores, slide, tmp_path):
-    with pytest.raises(ModelError, match=r"tiny@1 gives values from .* to 2; evidence lies in"):
-        map_evidence(PatchStore.open(stores(), slide), Spoilt(2.0), tmp_path)
-
-
-class TornSlide:
-    """A slide of tiles of 64 px, those of a block cannot be decoded."""
-
-    def __init__(self, slide, x0, y0, x1, y1):
-        self.info = replace(slide.info, native_tile_px=(64, 64))
-        self._slide, self._block = slide, (x0, y0, x1, y1)
-
-    def read_region(self, x_px, y_px, level, width, height, *, plane=0):
-        x0, y0, x1, y1 = self._block
-        if x_px < x1 and x_px + width > x0 and y_px < y1 and y_px + height > y0:
-            raise DamagedSlideError("torn")
-        return self._slide.read_region(x_px, y_px, level, width, height, plane=plane)
-
-
-@pytest.mark.parametrize(("reduce", "mpp"), [(1, 0.25), (4, 0.25), (3, 0.31)])
-def test_px_that_a_torn_block_has_a_say_in_are_not_looked_at(stores, slide, tmp_path, reduce, mpp):
-    """All others have the value they have on a slide that is whole."""
-    model = TinyNet(replace(INFO, mpp=mpp))
-    _, whole_map = mapped(PatchStore.open(stores("none", 0), slide), tmp_path / "whole", model, reduce=reduce)
-    torn = TornSlide(slide, 0, 0, 192, 128)
-    found, values = mapped(
-        PatchStore.open(stores("none", 0), torn), tmp_path / "torn", model, reduce=reduce, max_unreadable=0.9
-    )
-    unseen = np.isnan(values)
-    np.testing.assert_allclose(values[~unseen], whole_map[~unseen], atol=1e-4)
-    # What the model sees of the block, 15 px of its own around it, and no more than a px of the map and the filter.
-    reach, px = INFO.margin_px * mpp / 0.25, found.px
-    near, far = (
-        [np.arange(count) < (edge + reach + more) / px for count, edge in zip(unseen.shape, (128, 192), strict=True)]
-        for more in (-px, px + 5)
-    )
-    assert unseen[np.ix_(*near)].all()
-    assert not unseen[~(far[0][:, None] & far[1])].any()
-    assert 0.4 < unseen.mean() < 0.7
-    # Patches of which nothing is left have no answer; of others the highest is of what was looked at.
-    assert found.attributes["states"]["unreadable"] > 0
-    assert found.columns["core_max"][found.columns["state"] == 1].max() <= 1
-
-
-def test_what_cannot_be_read_is_not_shown(stores, slide, tmp_path):
-    """The block of a window of which too much is lost, whoever owns its px."""
-    rows = {}
-    for most in (0.1, 0.9):
-        store = PatchStore.open(stores("none", 0), TornSlide(slide, 0, 0, 192, 64))
-        model = TinyNet()
-        found, values = mapped(store, tmp_path / str(most), model, max_unreadable=most)
-        rows[most] = np.flatnonzero(found.columns["state"] == 2)
-        over = np.flatnonzero(found.columns["unreadable"] > most)
-        assert set(over) <= set(rows[most])
-        assert sum(shape[0] for shape in model.shown) == len(store) - len(over)
-        sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
-        for x0, y0, x1, y1 in sight.blocks[rows[most]]:
-            assert np.isnan(values[y0:y1, x0:x1]).all()
-    assert len(rows[0.1]) > len(rows[0.9])
-
-
-def test_a_stored_patch_that_lost_something_is_not_looked_at(stores, slide, tmp_path):
-    """Which px those were is not kept, only how many."""
-    store = PatchStore.open(stores(), slide)
-    plain = PatchStore.read
-
-    class Torn(PatchStore):
-        def read(self, row, window=None, out=None):
-            region = plain(self, row, window, out)
-            return RegionPixels(region.rgb, 0.0, 0.01) if row == 7 else region
-
-    torn = Torn(**{name: getattr(store, name) for name in store.__dataclass_fields__})
-    model = TinyNet()
-    found, values = mapped(torn, tmp_path, model)
-    assert [int(row) for row in np.flatnonzero(found.columns["state"] == 2)] == [7]
-    assert found.columns["unreadable"][7] == np.float32(0.01)
-    assert sum(shape[0] for shape in model.shown) == len(store) - 1
-    sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
-    x0, y0, x1, y1 = sight.blocks[7]
-    assert np.isnan(values[y0:y1, x0:x1]).all()
-    assert np.isnan(values).sum() == (y1 - y0) * (x1 - x0)
 
 
 def test_patches_that_overlap_too_little_are_refused_without_the_slide(stores, tmp_path):
