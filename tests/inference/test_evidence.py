@@ -209,6 +209,13 @@ def test_maps_of_another_making_are_refused(stores, slide, tmp_path, model, conf
             map_evidence(store, model, tmp_path / folder, config)
 
 
+def test_a_map_over_a_shifted_grid_is_another(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    map_evidence(store, TinyNet(), tmp_path)
+    with pytest.raises(StaleArtifactError, match="another grid;"):
+        map_evidence(replace(store, grid=replace(store.grid, align=4)), TinyNet(), tmp_path)
+
+
 def test_what_is_of_another_making_is_replaced_when_told(stores, slide, tmp_path):
     """Whole or begun, or no longer to be read: the bytes are those of a map made into an empty folder."""
     store, config = PatchStore.open(stores(), slide), EvidenceConfig(reduce=2)
@@ -229,6 +236,22 @@ def test_what_is_of_another_making_is_replaced_when_told(stores, slide, tmp_path
     model = TinyNet()
     map_evidence(store, model, tmp_path / "whole", config, overwrite=True)
     assert model.shown == []
+
+
+def test_parts_without_their_key_are_not_trusted(stores, slide, tmp_path):
+    """Left of another model's where their removal was interrupted."""
+    store, config = PatchStore.open(stores(), slide), EvidenceConfig()
+    map_evidence(store, TinyNet(), tmp_path / "golden")
+
+    class Other(TinyNet):
+        def __call__(self, patches):
+            return 1 - super().__call__(patches)
+
+    is_mapped(store, INFO, tmp_path / "out", config)
+    part = map_part(store, Other(), tmp_path / "out", config, 2)
+    (part.parent / "key.json").unlink()
+    map_evidence(store, TinyNet(), tmp_path / "out")
+    assert files(tmp_path / "out") == files(tmp_path / "golden")
 
 
 def test_a_store_without_patches_gives_a_map_of_nothing(stores, slide, tmp_path):

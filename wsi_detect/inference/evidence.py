@@ -124,8 +124,10 @@ def is_mapped(
         shutil.rmtree(target)
     begun = parts / _KEY
     if not (begun.exists() and _is_kept(parts, lambda: artifact.read_json(begun), key, overwrite)):
-        # A shard of another map, where this one has none, would be read by a stock zarr reader.
-        shutil.rmtree(target, ignore_errors=True)
+        # Left where a removal was interrupted: parts of nobody knows what, and shards that a stock zarr reader would
+        # show where this map has none.
+        for folder in (parts, target):
+            shutil.rmtree(folder, ignore_errors=True)
         artifact.write_json(begun, key)
     return False
 
@@ -213,7 +215,7 @@ def _key(store: "PatchStore", info: "EvidenceInfo", config: EvidenceConfig) -> d
     return {
         "slide": store.attributes["key"]["slide"],
         "slide_id": store.slide.slide_id,
-        "grid": {name: int(getattr(store.grid, name)) for name in ("width", "height", "patch", "overlap")},
+        "grid": {name: int(value) for name, value in asdict(store.grid).items()},
         "patches": patches,
         "shards": len(store.shards),
         "mpp": float(store.mpp),
