@@ -230,6 +230,13 @@ def record_stage(folder: Path, stage: str, entry: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST, manifest)
 
 
+def forget_stage(folder: Path, stage: str) -> None:
+    """Take out a stage whose files are about to be replaced by something else; nothing if it is not recorded."""
+    manifest = read_manifest(folder)
+    if manifest.pop(stage, None) is not None:
+        write_json(folder / MANIFEST, manifest)
+
+
 def is_fresh(folder: Path, stage: str, key: Mapping[str, Any]) -> bool:
     """Whether a stage is recorded for exactly these inputs and config, and all its files are there in full size."""
     entry = read_manifest(folder).get(stage)

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from wsi_detect.cli.main import main
+from wsi_detect.errors import MissingSlideError
 from wsi_detect.inference import EVIDENCE_RUNTIMES, RUNTIMES
 from wsi_detect.testing import blobs, dark_evidence
 
@@ -38,6 +39,7 @@ def test_audit_prints_a_table_and_writes_its_figures(go, small_painted, tmp_path
     assert list(rows) == [*figures["classes"], "all"]
     assert f"{figures['cells']['changed']:.2%}" in rows["all"]
     assert printed.strip().endswith("audit.json")
+    assert go("audit", work, "--slide", tmp_path / "none.svs", "--model", bundle)[0] == MissingSlideError.exit_code
 
 
 def test_audit_behind_a_gate_says_where_it_compared(go, small_painted, tmp_path):

@@ -59,6 +59,12 @@ def test_from_a_tiled_slide_to_hard_negatives(cli, small_painted, evidence_bundl
     found = EvidenceMap.open(work / "heatmap.zarr")
     assert found.shape == (256, 320)
 
+    changed = (*command, "--device", "cpu", "--set", "evidence.threads=2")
+    code, _, err = cli(*changed)
+    assert code != 0
+    assert "made with another config; use --overwrite" in err.splitlines()[-1]
+    assert cli(*changed, "--overwrite")[0] == 0
+
     code, out, _ = cli("contours", work, "--set", "contours.min_area_um2=0")
     assert code == 0
     regions = json.loads((work / "exports" / "evidence.geojson").read_text())["features"]

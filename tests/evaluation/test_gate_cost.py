@@ -42,6 +42,33 @@ def test_a_cell_belongs_to_the_patch_whose_core_has_its_middle(middle, row):
     assert owner_rows(GRID, IDS, at(middle)).tolist() == [row]
 
 
+@pytest.mark.parametrize(
+    ("middle", "row"),
+    [
+        # Patch 3 is not in the store, its core is 0 to 90 by 90 to 170. Patch 0 shows it down to 100, 4 from 80 on.
+        ((84, 95), 0),
+        ((88, 97), 3),
+        ((84, 120), 3),
+        # Patch 6: 5 is a column off, 4 shows it down to 180.
+        ((85, 175), 3),
+        ((79, 120), NOWHERE),
+        ((79, 100), NOWHERE),
+        # Patch 7, 90 to 170 by 170 to 260: 8 begins at 160.
+        ((165, 200), 5),
+    ],
+)
+def test_a_cell_in_no_core_belongs_to_the_nearest_patch_that_shows_it(middle, row):
+    assert owner_rows(GRID, IDS, at(middle)).tolist() == [row]
+
+
+def test_a_cell_at_the_edge_of_the_store_is_lost_with_the_patch_that_shows_it():
+    """It was called outside, as if no gate could lose it."""
+    peaks = np.array([0.1, 0.9, 0.9, 0.9, 0.9, 0.9], np.float32)
+    (row,) = gate_table([GatedSlide(GRID, IDS, peaks, at((70, 95)), ["HSIL"])], [0.5])
+    assert (row["abnormal"], row["outside"]) == ({"cells": 1, "lost": 1}, 0)
+    assert owner_rows(GRID, IDS[:0], at((70, 95))).tolist() == [NOWHERE]
+
+
 def test_owners_agree_with_the_cores():
     rng = np.random.default_rng(0)
     middles = rng.random((400, 2)) * 260

@@ -1,106 +1,30 @@
 """Maps of whole slides: against one pass over the whole picture, at seams, for any workers and batches, after kills."""
 
+import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import zarr
 from PIL import Image
-from torch import nn
-from torch.nn import functional as F
+from tiny_evidence import HEIGHT, INFO, WIDTH, TinyNet, files, mapped
 
 from wsi_detect import artifact, schema
-from wsi_detect.detectors.evidence_info import EvidenceInfo
 from wsi_detect.errors import (
+    ArtifactError,
     ConfigError,
     MissingArtifactError,
-    ModelError,
     ResolutionMismatchError,
     StaleArtifactError,
 )
 from wsi_detect.inference.evidence import PARTS, EvidenceConfig, finish, is_mapped, map_evidence, map_part
 from wsi_detect.inference.windows import Demand, look
 from wsi_detect.slides import open_slide
-from wsi_detect.slides.resample import RegionPixels
 from wsi_detect.testing.dark_evidence import load, write_bundle
-from wsi_detect.tiling.evidence_map import NOT_LOOKED, EvidenceMap
+from wsi_detect.tiling.evidence_map import NOT_LOOKED
 from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
-
-INFO = EvidenceInfo(
-    model_id="tiny@1",
-    columns=("region",),
-    region=("HSIL",),
-    patch_px=64,
-    mpp=0.25,
-    mpp_assumed=False,
-    preparation="smear",
-    margin_px=15,
-    stride_px=4,
-    threshold=0.5,
-    model={},
-    data_card="none",
-)
-#: Odd sides, no multiple of anything.
-WIDTH, HEIGHT = 301, 203
-
-
-class TinyNet:
-    """A network of fixed weights that reduces its input fourfold and raises it again; a value sees at most 15 px."""
-
-    def __init__(self, info=INFO):
-        torch.manual_seed(3)
-        self.info = info
-        self.shown = []
-        layers = [nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, stride=2, padding=1)]
-        self._net = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1)).eval()
-
-    @torch.inference_mode()
-    def __call__(self, patches):
-        self.shown.append(patches.shape)
-        x = torch.from_numpy(np.ascontiguousarray(patches)).permute(0, 3, 1, 2).float() / 255
-        high, wide = (-(-side // 4) * 4 for side in x.shape[2:])
-        x = F.pad(x, (0, wide - x.shape[3], 0, high - x.shape[2]), mode="replicate")
-        maps = torch.sigmoid(40 * F.interpolate(self._net(x), scale_factor=4, mode="bilinear", align_corners=False))
-        return maps[:, 0, : patches.shape[1], : patches.shape[2]].numpy()
-
-
-@pytest.fixture(scope="module")
-def picture(tmp_path_factory):
-    """A picture of soft blobs, as a file."""
-    rng = np.random.default_rng(1)
-    noise = rng.integers(0, 256, (HEIGHT // 7 + 2, WIDTH // 7 + 2, 3), dtype=np.uint8)
-    path = tmp_path_factory.mktemp("picture") / "slide.png"
-    Image.fromarray(noise).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def stores(picture, tmp_path_factory):
-    """Stores of the picture, made when first asked for: codec, overlap → folder."""
-    made = {}
-
-    def get(codec="zstd", overlap=36, mpp=None, patch=64):
-        key = codec, overlap, mpp, patch
-        if key not in made:
-            out = tmp_path_factory.mktemp("store")
-            mask = {"preparation": "none"}
-            rule = {"patch_px": patch, "overlap_px": overlap, "codec": codec, "mask": mask, "shard_patches": 5}
-            with open_slide(picture, mpp=0.25) as slide:
-                tile_slide(slide, out, TilingConfig.model_validate({**rule, "mpp": mpp}))
-            made[key] = out / "patches.zarr"
-        return made[key]
-
-    return get
-
-
-@pytest.fixture
-def slide(picture):
-    with open_slide(picture, mpp=0.25) as opened:
-        yield opened
 
 
 def whole(picture, reduce):
@@ -108,16 +32,6 @@ def whole(picture, reduce):
     maps = TinyNet()(np.array(Image.open(picture))[None])[0].astype(np.float64)
     rows = range(0, HEIGHT, reduce)
     return np.array([[maps[y : y + reduce, x : x + reduce].mean() for x in range(0, WIDTH, reduce)] for y in rows])
-
-
-def mapped(store, out, model=None, **config):
-    path = map_evidence(store, model or TinyNet(), out, EvidenceConfig.model_validate(config))
-    found = EvidenceMap.open(path)
-    return found, found.evidence((0, found.shape[0]), (0, found.shape[1]))
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("reduce", [1, 4, 5])
@@ -176,6 +90,27 @@ def test_parts_mapped_in_any_order_give_the_same_bytes(stores, slide, tmp_path):
     assert files(tmp_path / "two") == files(tmp_path / "one")
 
 
+def test_parts_are_laid_together_without_all_of_them_in_memory(stores, slide, tmp_path, monkeypatch):
+    """The codes of a slide are a gigabyte: one part is at hand, and the next being read."""
+    store = PatchStore.open(stores(), slide)
+    is_mapped(store, INFO, tmp_path, EvidenceConfig())
+    for number in range(len(store.shards)):
+        map_part(store, TinyNet(), tmp_path, EvidenceConfig(), number)
+    plain, read, alive = artifact.read_table, [], []
+
+    def watched(path, columns):
+        table = plain(path, columns)
+        read.append(weakref.ref(table))
+        alive.append(sum(each() is not None for each in read))
+        return table
+
+    monkeypatch.setattr(artifact, "read_table", watched)
+    finish(store, INFO, tmp_path, EvidenceConfig())
+    assert len(store.shards) > 5
+    assert len(read) >= 2 * len(store.shards)
+    assert max(alive) <= 2
+
+
 def test_the_batch_size_does_not_matter(stores, slide, tmp_path):
     store = PatchStore.open(stores(), slide)
     _, first = mapped(store, tmp_path / "1", batch_size=1)
@@ -228,59 +163,6 @@ def test_background_outside_the_mask_is_not_looked_at(small_painted, tmp_path):
     assert np.isnan(found.peaks(np.array([[-20.0, -20, -10, -10]]))).all()
 
 
-class Spoilt(TinyNet):
-    """Says nothing usable about every window whose first px is as given."""
-
-    def __init__(self, values):
-        super().__init__()
-        self.values = values
-
-    def __call__(self, patches):
-        maps = super().__call__(patches)
-        maps[0, 20, 20] = self.values
-        return maps
-
-
-def test_a_patch_without_usable_answer_is_no_evidence_of_nothing(stores, slide, tmp_path):
-    store = PatchStore.open(stores(), slide)
-    found, values = mapped(store, tmp_path, Spoilt(np.nan), batch_size=1)
-    states = found.columns["state"]
-    assert found.attributes["states"]["failed"] == (states == 3).sum() > 0
-    assert np.isnan(found.columns["core_max"][states == 3]).all()
-    sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
-    for (x0, y0, x1, y1), state in zip(sight.blocks, states, strict=True):
-        block = values[y0:y1, x0:x1]
-        assert np.isnan(block).all() if state == 3 else np.isfinite(block).all()
-
-
-def test_values_beyond_0_and_1_are_refused(stores, slide, tmp_path):
-    with pytest.raises(ModelError, match=r"tiny@1 gives values from .* to 2; evidence lies in"):
-        map_evidence(PatchStore.open(stores(), slide), Spoilt(2.0), tmp_path)
-
-
-def test_what_cannot_be_read_is_not_shown(stores, slide, tmp_path):
-    store = PatchStore.open(stores(), slide)
-    plain = PatchStore.read
-
-    class Torn(PatchStore):
-        def read(self, row, window=None, out=None):
-            region = plain(self, row, window, out)
-            return RegionPixels(region.rgb, 0.0, 0.8) if row == 7 else region
-
-    torn = Torn(**{name: getattr(store, name) for name in store.__dataclass_fields__})
-    model = TinyNet()
-    found, values = mapped(torn, tmp_path, model)
-    assert [int(row) for row in np.flatnonzero(found.columns["state"] == 2)] == [7]
-    assert found.columns["unreadable"][7] == np.float32(0.8)
-    assert sum(shape[0] for shape in model.shown) == len(store) - 1
-    sight = look(store, Demand(0.25, 0.02, INFO.margin_px, 4, 4))
-    x0, y0, x1, y1 = sight.blocks[7]
-    assert np.isnan(values[y0:y1, x0:x1]).all()
-    assert np.isnan(values).sum() == (y1 - y0) * (x1 - x0)
-    again, _ = mapped(torn, tmp_path / "b", max_unreadable=0.9)
-    assert again.attributes["states"]["unreadable"] == 0
-
-
 def test_patches_that_overlap_too_little_are_refused_without_the_slide(stores, tmp_path):
     with pytest.raises(ConfigError, match=r"overlap by 8 px at 0.25 µm/px.* needs 34 px.*overlap_um=8"):
         map_evidence(PatchStore.open(stores("zstd", 8)), TinyNet(), tmp_path)
@@ -325,6 +207,51 @@ def test_maps_of_another_making_are_refused(stores, slide, tmp_path, model, conf
     for folder in ("begun", "whole"):
         with pytest.raises(StaleArtifactError, match=f"another {named}.*--overwrite"):
             map_evidence(store, model, tmp_path / folder, config)
+
+
+def test_a_map_over_a_shifted_grid_is_another(stores, slide, tmp_path):
+    store = PatchStore.open(stores(), slide)
+    map_evidence(store, TinyNet(), tmp_path)
+    with pytest.raises(StaleArtifactError, match="another grid;"):
+        map_evidence(replace(store, grid=replace(store.grid, align=4)), TinyNet(), tmp_path)
+
+
+def test_what_is_of_another_making_is_replaced_when_told(stores, slide, tmp_path):
+    """Whole or begun, or no longer to be read: the bytes are those of a map made into an empty folder."""
+    store, config = PatchStore.open(stores(), slide), EvidenceConfig(reduce=2)
+    map_evidence(store, TinyNet(), tmp_path / "golden", config)
+    map_evidence(store, TinyNet(), tmp_path / "whole")
+    is_mapped(store, INFO, tmp_path / "begun", EvidenceConfig())
+    map_part(store, TinyNet(), tmp_path / "begun", EvidenceConfig(), 1)
+    map_evidence(store, TinyNet(), tmp_path / "spoilt")
+    (tmp_path / "spoilt" / "heatmap.zarr" / "zarr.json").write_text("{}")
+    # Left of a map that was being removed.
+    (tmp_path / "begun" / "heatmap.zarr" / "evidence" / "c" / "7").mkdir(parents=True)
+    (tmp_path / "begun" / "heatmap.zarr" / "evidence" / "c" / "7" / "0").write_bytes(b"old")
+    for folder in ("whole", "begun", "spoilt"):
+        with pytest.raises(ArtifactError):
+            map_evidence(store, TinyNet(), tmp_path / folder, config)
+        map_evidence(store, TinyNet(), tmp_path / folder, config, overwrite=True)
+        assert files(tmp_path / folder) == files(tmp_path / "golden")
+    model = TinyNet()
+    map_evidence(store, model, tmp_path / "whole", config, overwrite=True)
+    assert model.shown == []
+
+
+def test_parts_without_their_key_are_not_trusted(stores, slide, tmp_path):
+    """Left of another model's where their removal was interrupted."""
+    store, config = PatchStore.open(stores(), slide), EvidenceConfig()
+    map_evidence(store, TinyNet(), tmp_path / "golden")
+
+    class Other(TinyNet):
+        def __call__(self, patches):
+            return 1 - super().__call__(patches)
+
+    is_mapped(store, INFO, tmp_path / "out", config)
+    part = map_part(store, Other(), tmp_path / "out", config, 2)
+    (part.parent / "key.json").unlink()
+    map_evidence(store, TinyNet(), tmp_path / "out")
+    assert files(tmp_path / "out") == files(tmp_path / "golden")
 
 
 def test_a_store_without_patches_gives_a_map_of_nothing(stores, slide, tmp_path):

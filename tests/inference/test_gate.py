@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -13,9 +13,10 @@ from wsi_detect.slides import open_slide
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.stitching.stitcher import StitchingConfig, stitch_detections
 from wsi_detect.testing import blobs, dark_evidence
+from wsi_detect.testing.hand_map import write_map
 from wsi_detect.testing.painter import PaintedCell, paint_slide
 from wsi_detect.tiling.evidence_map import EvidenceMap
-from wsi_detect.tiling.patch_store import PatchStore
+from wsi_detect.tiling.patch_store import PatchStore, runs_of
 from wsi_detect.tiling.plan import TilingConfig
 from wsi_detect.tiling.tiler import tile_slide
 
@@ -100,10 +101,80 @@ def test_where_there_is_no_answer_the_gate_is_open(found, store):
     assert gate.shown[below].tolist() == [True, True] + [False] * (len(below) - 2)
 
 
+@pytest.fixture(scope="module")
+def rim(tmp_path_factory):
+    """An open slide, its store without patch 1, and the map of that; a small dark nucleus lies in the core of patch 1.
+
+    Patch 0 shows all of it, its middle 9 px beyond its own core.
+    """
+    out = tmp_path_factory.mktemp("rim")
+    cells = [PaintedCell("HSIL", Box(x - r, y - r, x + r, y + r)) for x, y, r in ((105, 48, 9.0), (400, 300, 20.0))]
+    path = paint_slide(out / "rim.svs", width=640, height=512, cells=cells).path
+    model = dark_evidence.load(dark_evidence.write_bundle(out / "bundle"))
+    with open_slide(path, slide_id="A") as slide:
+        whole = tile_slide(slide, out, TilingConfig.model_validate({**RULE, "codec": "none"}))
+        rows = np.flatnonzero(whole.patch_ids != 1)
+        store = replace(
+            whole,
+            patch_ids=whole.patch_ids[rows],
+            _origins=whole.origin_px[rows],
+            columns={name: values[rows] for name, values in whole.columns.items()},
+            shards=runs_of(len(rows), 8),
+        )
+        yield slide, store, EvidenceMap.open(map_evidence(store, model, out, EvidenceConfig(reduce=2)))
+
+
+def test_a_patch_that_shows_what_nobody_looked_at_passes(rim):
+    """With `core` its own core alone counts, which was looked at."""
+    _, store, found = rim
+    x0, y0, x1, y1 = store.grid.cores()[1]
+    views = store.grid.boxes()[store.patch_ids]
+    beside = (views[:, 0] < x1) & (views[:, 2] > x0) & (views[:, 1] < y1) & (views[:, 3] > y0)
+    assert store.patch_ids[beside].tolist() == [0, 2, 9, 10, 11]
+    assert (np.isnan(patch_peaks(found, store)) == beside).all()
+    assert np.isfinite(patch_peaks(found, store, "core")).all()
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.9])
+def test_no_cell_is_lost_at_the_edge_of_what_was_mapped(rim, detector, tmp_path, threshold):
+    slide, store, found = rim
+    gate = lay_gate(found, store, GateConfig(threshold=threshold, audit_share=0.0))
+    assert gate.counts()["not_shown"] > 0
+    boxes = []
+    for name, used in (("all", None), ("gated", gate)):
+        out = tmp_path / name
+        detect_patches(store, detector, out, gate=used)
+        stitch_detections(out / "detections", store.grid, slide.info, out, StitchingConfig(), model_id="m")
+        boxes.append(CellMap.read(out / "cells.parquet").boxes())
+    assert len(boxes[0]) == 2
+    assert (boxes[0] == boxes[1]).all()
+
+
+def test_a_px_nobody_looked_at_opens_the_gate_of_its_core(tmp_path):
+    values = np.full((32, 32), 0.5)
+    values[3, 20] = np.nan
+    found = write_map(tmp_path, values)
+    left, right = np.array([[0.0, 0, 64, 64]]), np.array([[64.0, 0, 128, 64]])
+    assert [found.peaks(box, whole=True)[0] for box in (left, right)] == pytest.approx([0.5, np.nan], nan_ok=True)
+    assert found.peaks(right)[0] == pytest.approx(0.5)
+    # What lies beyond the slide has no px, and an edge a hair beyond a px touches no other.
+    assert found.peaks(np.array([[-50.0, -50, 64 + 1e-9, 64]]), whole=True)[0] == pytest.approx(0.5)
+
+
 def test_a_map_of_other_patches_is_refused(found, store):
+    """Also of as many patches with the same numbers, in another grid or of another file."""
     ids = found.columns["patch_id"][:-1]
-    with pytest.raises(StaleArtifactError, match="other patches"):
-        patch_peaks(replace(found, columns={**found.columns, "patch_id": ids}), store)
+    others = [
+        (replace(found, columns={**found.columns, "patch_id": ids}), "other patches"),
+        (
+            replace(found, attributes={**found.attributes, "grid": asdict(replace(store.grid, shift=16))}),
+            "other patches",
+        ),
+        (replace(found, attributes={**found.attributes, "key": {"slide": "0" * 64}}), "another slide file"),
+    ]
+    for other, what in others:
+        with pytest.raises(StaleArtifactError, match=f"made from {what} than"):
+            patch_peaks(other, store)
 
 
 def cells_of(store, detector, out, slide_path, gate):

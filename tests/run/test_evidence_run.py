@@ -9,16 +9,20 @@ import pytest
 from wsi_detect import artifact
 from wsi_detect.config import with_overrides
 from wsi_detect.detectors.evidence_info import EvidenceInfo, read_evidence_info
-from wsi_detect.errors import ArtifactError, ConfigError, StaleArtifactError
+from wsi_detect.errors import ArtifactError, ConfigError, MissingSlideError, StaleArtifactError
 from wsi_detect.inference.evidence import EvidenceConfig
 from wsi_detect.run import RunConfig, RunOptions, exit_code, list_slides, run_batch
 from wsi_detect.run.evidence import EvidenceJob, map_slide
 from wsi_detect.run.gate_report import gate_lines
 from wsi_detect.run.slide_list import SlideRow
 from wsi_detect.run.stages import plan, run_slide, stale_stages
+from wsi_detect.slides import open_slide
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.testing import blobs, dark_evidence
+from wsi_detect.testing.painter import paint_slide
 from wsi_detect.tiling.evidence_map import EvidenceMap
+from wsi_detect.tiling.plan import TilingConfig
+from wsi_detect.tiling.tiler import tile_slide
 
 GATED = {
     "tiling": {"patch_px": 128, "overlap_um": 16, "shard_patches": 8},
@@ -139,6 +143,18 @@ def test_a_change_makes_its_stage_and_all_after_it_stale(small_painted, batch, d
     assert stale_stages(jobs[1]) == stages
 
 
+@pytest.mark.parametrize("change", [{"threshold": 0.9}, {"margin_px": 60}, {"mpp": 0.3}], ids=str)
+def test_a_bundle_of_equal_weights_and_other_facts_is_another_model(small_painted, batch, dark, change):
+    row, detector, info = SlideRow("A", str(small_painted.path)), blobs.load(batch.bundle), read_evidence_info(dark)
+    jobs = [
+        plan(row, batch.out, detector.info, RunConfig.model_validate(GATED), RunOptions(), facts)
+        for facts in (info, replace(info, **change))
+    ]
+    artifact.write_json(jobs[0].folder / artifact.MANIFEST, {"plan": {"key": jobs[0].keys, "files": {}}})
+    assert stale_stages(jobs[0]) == []
+    assert stale_stages(jobs[1]) == ["evidence", "detect", "stitch", "export", "report"]
+
+
 def test_a_run_without_the_map_clears_it_away_when_told(small_painted, batch, dark):
     row, detector, mapper = SlideRow("A", str(small_painted.path)), blobs.load(batch.bundle), dark_evidence.load(dark)
     config = RunConfig.model_validate({**GATED, "gate": {}})
@@ -159,6 +175,30 @@ def tiled(small_painted, batch, tmp_path):
     return tmp_path / "tiled" / "A"
 
 
+def test_overwrite_replaces_a_map_that_no_run_has_planned(tiled, dark, small_painted, batch, tmp_path):
+    """Mapped by the command `evidence` with one model, then screened with another."""
+    job = EvidenceJob(tiled, dark, small_painted.path, EvidenceConfig(reduce=2), runtime=dark_evidence.load)
+    path = map_slide(job, 0)
+    other = dark_evidence.load(dark_evidence.write_bundle(tmp_path / "pale", model_id="pale"))
+    row, detector = SlideRow("A", str(small_painted.path)), blobs.load(batch.bundle)
+    (tiled / artifact.MANIFEST).unlink()
+    run = (row, tiled.parent, detector, RunConfig.model_validate({**GATED, "gate": {}}))
+    with pytest.raises(
+        StaleArtifactError, match=r"heatmap\.zarr was made with another model; use --overwrite, or delete"
+    ):
+        run_slide(*run, RunOptions(), other)
+    assert EvidenceMap.open(path).attributes["model_id"] == "dark"
+    run_slide(*run, RunOptions(overwrite=True), other)
+    assert EvidenceMap.open(path).attributes["model_id"] == "pale"
+    # And back: files of equal sizes are not taken for those the run has recorded.
+    with pytest.raises(StaleArtifactError, match="another model"):
+        map_slide(job, 0)
+    map_slide(job, 0, overwrite=True)
+    assert EvidenceMap.open(path).attributes["model_id"] == "dark"
+    with pytest.raises(StaleArtifactError, match="another model"):
+        run_slide(*run, RunOptions(), other)
+
+
 def test_a_map_does_not_depend_on_processes(tiled, dark, small_painted, results):
     found = {}
     for workers in (1, 2, 3):
@@ -173,3 +213,27 @@ def test_a_map_does_not_depend_on_processes(tiled, dark, small_painted, results)
 def test_a_slide_that_is_not_given_is_asked_for(tiled, dark):
     with pytest.raises((ConfigError, ArtifactError), match="give the slide as well"):
         map_slide(EvidenceJob(tiled, dark, runtime=dark_evidence.load), 0)
+
+
+def test_another_slide_of_the_same_size_is_refused(tiled, dark, tmp_path):
+    """Width, height and resolution are those of the scanner, not of the slide."""
+    other = paint_slide(tmp_path / "other.svs", width=640, height=512, n_cells=12, seed=5).path
+    with pytest.raises(StaleArtifactError, match=r"other\.svs is not the slide .*A was made from"):
+        map_slide(EvidenceJob(tiled, dark, other, EvidenceConfig(reduce=2), runtime=dark_evidence.load), 0)
+    with pytest.raises(MissingSlideError, match=r"none\.svs does not exist; give the slide file"):
+        map_slide(EvidenceJob(tiled, dark, tmp_path / "none.svs", runtime=dark_evidence.load), 0)
+
+
+def test_the_map_of_a_slide_scanned_anew_is_not_given_back(dark, tmp_path):
+    """The same command over a file of another content: the store was made again, the map was not."""
+    rule = TilingConfig.model_validate({"patch_px": 128, "overlap_px": 32, "mask": {"preparation": "none"}})
+    path = tmp_path / "slide.svs"
+    job = EvidenceJob(tmp_path, dark, path, EvidenceConfig(reduce=2), runtime=dark_evidence.load)
+    for seed in (2, 5):
+        paint_slide(path, width=640, height=512, n_cells=12, seed=seed)
+        with open_slide(path, slide_id="A") as slide:
+            tile_slide(slide, tmp_path, rule, overwrite=True)
+        if seed == 2:
+            map_slide(job, 0)
+    with pytest.raises(StaleArtifactError, match="made with another slide;"):
+        map_slide(job, 0)

@@ -146,6 +146,25 @@ def test_an_undecodable_tile_costs_only_itself(size, out):
     far = np.ones((out, out), bool)
     far[int(150 / scale) : int(420 / scale), int(150 / scale) : int(420 / scale)] = False
     assert (region.rgb[far] == clean.rgb[far]).all()
+    # Every px the tile has spoilt is known, and few others are called so.
+    assert clean.lost is None
+    assert (region.rgb[~region.lost] == clean.rgb[~region.lost]).all()
+    assert not (lost & ~region.lost).any()
+    assert not (region.lost & far).any()
+
+
+@pytest.mark.parametrize("out", [200, 60, 290])
+def test_lost_px_are_those_that_look_at_what_was_lost(monkeypatch, out):
+    """Also where a square is read in parts, and a bad block begins just beyond the one at hand."""
+    monkeypatch.setattr("wsi_detect.slides.resample._MOST_READ", 70)
+    place = 30, 45, 200, out
+    broken = Box(128, 64, 192, 128)
+    region = read_at_mpp(ArraySlide(400, 400, broken=[broken], tile=(64, 64)), *place)
+    clean = read_at_mpp(ArraySlide(400, 400, tile=(64, 64)), *place)
+    changed = (region.rgb != clean.rgb).any(axis=2)
+    assert changed.any()
+    assert (region.lost | ~changed).all()
+    assert changed.sum() >= 0.75 * region.lost.sum()
 
 
 def test_on_a_level_between_px_a_bad_tile_costs_no_other_tile():

@@ -179,6 +179,9 @@ def test_a_stage_is_fresh_until_its_key_or_a_file_changes(tmp_path):
     assert not artifact.is_fresh(tmp_path, "stitch", key)
     (tmp_path / "cells.parquet").unlink()
     assert not artifact.is_fresh(tmp_path, "stitch", key)
+    for _ in range(2):
+        artifact.forget_stage(tmp_path, "stitch")
+        assert list(artifact.read_manifest(tmp_path)) == ["report"]
 
 
 def test_fingerprint_is_of_the_content_not_of_the_name(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsi_detect.tiling.evidence_grid import MapGrid, area_means, lay_windows
+from wsi_detect.tiling.evidence_grid import MapGrid, area_means, grown, lay_windows
 from wsi_detect.tiling.grid import TileGrid
 
 GRIDS = st.builds(
@@ -90,3 +90,12 @@ def test_means_of_a_partition_keep_the_sum(count, parts, seed):
     edges[-1] = count
     means = area_means(values, edges[:-1], edges[1:])
     np.testing.assert_allclose((means * np.diff(edges)[:, None]).sum(axis=0), values.sum(axis=0), atol=1e-5 * count)
+
+
+def test_a_mask_grows_by_as_many_px_to_each_side():
+    mask = np.zeros((7, 9), bool)
+    mask[1, 6] = True
+    assert (grown(mask, 0) == mask).all()
+    assert np.argwhere(grown(mask, 2)).tolist() == [[y, x] for y in range(4) for x in range(4, 9)]
+    assert grown(mask, 20).all()
+    assert not grown(np.zeros((3, 4), bool), 2).any()

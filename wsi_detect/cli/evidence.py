@@ -31,6 +31,7 @@ def evidence(
     ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes, a shard each; 0 works in this one.")] = 1,
     device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option(help="Replace a map of another model, slide file or settings.")] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -42,7 +43,7 @@ def evidence(
     from wsi_detect.run.evidence import EvidenceJob, map_slide
 
     rule = section(config, "evidence", EvidenceConfig, overrides)
-    typer.echo(map_slide(EvidenceJob(work, model, slide, rule, device), workers))
+    typer.echo(map_slide(EvidenceJob(work, model, slide, rule, device), workers, overwrite=overwrite))
 
 
 @app.command()

@@ -1,8 +1,8 @@
 """What a gate before a detector costs and saves: cells in patches that are not shown, by class.
 
-A cell belongs to the patch in whose core its middle lies, as in stitching; it is lost if that patch is not shown. With
-labels, or with the cells of a run without a gate, the cost is counted. In a run with one it is estimated, from patches
-below the gate that were shown all the same.
+A cell belongs to the patch in whose core its middle lies, as in stitching, or, where that is not in the store, to the
+nearest that shows its middle; it is lost if that patch is not shown. With labels, or with the cells of a run without a
+gate, the cost is counted. In a run with one it is estimated, from patches below the gate that were shown all the same.
 """
 
 import math
@@ -17,7 +17,7 @@ from wsi_detect.geometry import Boxes
 from wsi_detect.taxonomy import gravest_first, is_abnormal
 from wsi_detect.tiling.grid import TileGrid
 
-#: Row of a cell in no patch of the store.
+#: Row of a cell that no patch of the store shows.
 NOWHERE = -1
 _Z = {0.9: 1.6448536269514722, 0.95: 1.959963984540054, 0.99: 2.5758293035489004}
 
@@ -29,7 +29,7 @@ class GatedSlide:
     Attributes:
         grid: of the patches.
         patch_ids: (N,) patches of the store.
-        peaks: (N,) highest evidence of each; NaN where there is none, and the gate is open.
+        peaks: (N,) highest evidence of each; NaN where not all of it was looked at, and the gate is open.
         boxes: (C, 4) cells, slide px.
         labels: C taxonomy names.
     """
@@ -42,7 +42,7 @@ class GatedSlide:
 
 
 def owner_rows(grid: TileGrid, patch_ids: NDArray[np.int64], boxes: Boxes) -> NDArray[np.int64]:
-    """Row of the patch whose core has the middle of each box, (C,); `NOWHERE` if it is not in the store.
+    """Row of the patch each box belongs to, see above: (C,); `NOWHERE` if no patch of the store shows its middle.
 
     Args:
         grid: of the slide.
@@ -58,7 +58,22 @@ def owner_rows(grid: TileGrid, patch_ids: NDArray[np.int64], boxes: Boxes) -> ND
     place = np.searchsorted(patch_ids, patch)
     known = place < len(patch_ids)
     known[known] = patch_ids[place[known]] == patch[known]
-    return np.where(known, place, NOWHERE)
+    found = np.where(known, place, NOWHERE)
+    stray = np.flatnonzero(found == NOWHERE)
+    if len(stray) and len(patch_ids):
+        found[stray] = _nearest(grid.boxes()[patch_ids], grid.cores()[patch_ids], middles[stray])
+    return found
+
+
+def _nearest(views: Boxes, cores: Boxes, middles: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Of the patches that show a place that with the nearest core, the first of several: (S, 2) px → (S,) rows."""
+    rows = np.full(len(middles), NOWHERE, dtype=np.int64)
+    for k, middle in enumerate(middles):
+        showing = np.flatnonzero(((middle >= views[:, :2]) & (middle < views[:, 2:])).all(axis=1))
+        if len(showing):
+            inside = np.clip(middle, cores[showing, :2], cores[showing, 2:])
+            rows[k] = showing[np.hypot(*(middle - inside).T).argmin()]
+    return rows
 
 
 def gate_table(slides: Sequence[GatedSlide], thresholds: Sequence[float]) -> list[dict[str, Any]]:
@@ -70,8 +85,8 @@ def gate_table(slides: Sequence[GatedSlide], thresholds: Sequence[float]) -> lis
 
     Returns:
         One row a threshold: `threshold`, `patches`, `not_shown`, `saved` (share of the patches), `cells` (class →
-        `cells` and `lost`), `abnormal` likewise, and `outside`: cells in no patch, which no gate has anything to do
-        with.
+        `cells` and `lost`), `abnormal` likewise, and `outside`: cells that no patch shows, which no gate has
+        anything to do with.
     """
     owners = [owner_rows(slide.grid, slide.patch_ids, slide.boxes) for slide in slides]
     names = gravest_first({name for slide in slides for name in slide.labels})

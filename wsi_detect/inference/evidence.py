@@ -9,23 +9,28 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field
 
 from wsi_detect import artifact, schema
 from wsi_detect.config import Config, digest
-from wsi_detect.errors import DamagedArtifactError, MissingArtifactError, ModelError, StaleArtifactError
+from wsi_detect.errors import (
+    ArtifactError,
+    DamagedArtifactError,
+    MissingArtifactError,
+    ModelError,
+    StaleArtifactError,
+)
 from wsi_detect.geometry import PatchFrame
 from wsi_detect.inference.windows import Demand, Sight, look
 from wsi_detect.tiling import evidence_map
-from wsi_detect.tiling.evidence_grid import area_means
+from wsi_detect.tiling.evidence_grid import area_means, grown
 from wsi_detect.tiling.evidence_map import HEATMAP, NOT_LOOKED, SHARD, STATES, Codes, encode
 from wsi_detect.tiling.patch_store import ROOT, slide_facts
 
@@ -52,7 +57,8 @@ class EvidenceConfig(Config):
             eighth of a nucleus; 1 keeps every px, at sixteen times the size.
         margin_px: px of the model shown around what is kept of its answer; None is the model's own, half of what it can
             possibly see. Less is faster, and can leave steps where cores meet.
-        max_unreadable: a window with a larger unreadable fraction is not shown to the model.
+        max_unreadable: a window with a larger unreadable fraction is not shown to the model. In one that is, px that
+            an unreadable one has a say in are not looked at all the same.
         mpp_tolerance: relative difference of resolution that is let through without resampling.
     """
 
@@ -64,7 +70,14 @@ class EvidenceConfig(Config):
     mpp_tolerance: float = Field(0.02, ge=0, lt=1)
 
 
-def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config: EvidenceConfig | None = None) -> Path:
+def map_evidence(
+    store: "PatchStore",
+    model: "EvidenceMapper",
+    out: Path,
+    config: EvidenceConfig | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
     """Map the evidence of a slide (STAGE evidence).
 
     Args:
@@ -72,6 +85,7 @@ def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config
         model: a loaded bundle.
         out: folder of the slide.
         config: batch size, resolution of the map, tolerances.
+        overwrite: replace a map, whole or begun, of another making, instead of refusing.
 
     Returns:
         The folder `heatmap.zarr`. Parts that an interrupted run left complete are kept; a finished map is left alone.
@@ -82,7 +96,7 @@ def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config
         ModelError: the model gives values outside [0, 1].
     """
     config = config or EvidenceConfig()
-    if not is_mapped(store, model.info, out, config):
+    if not is_mapped(store, model.info, out, config, overwrite=overwrite):
         start = time.monotonic()
         for number in range(len(store.shards)):
             map_part(store, model, out, config, number)
@@ -92,24 +106,29 @@ def map_evidence(store: "PatchStore", model: "EvidenceMapper", out: Path, config
     return out / HEATMAP
 
 
-def is_mapped(store: "PatchStore", info: "EvidenceInfo", out: Path, config: EvidenceConfig) -> bool:
-    """Whether the finished map is there already; parts of another making are refused before anything is done.
+def is_mapped(
+    store: "PatchStore", info: "EvidenceInfo", out: Path, config: EvidenceConfig, *, overwrite: bool = False
+) -> bool:
+    """Whether the finished map is there already; what is of another making is refused, or removed.
 
     Raises:
         StaleArtifactError: see `map_evidence`.
     """
     key = _key(store, info, config)
-    if (out / HEATMAP / ROOT).exists():
-        _check(out / HEATMAP, evidence_map.read_facts(out / HEATMAP)["key"], key)
+    target, parts = out / HEATMAP, out / PARTS
+    if (target / ROOT).exists() and _is_kept(target, lambda: evidence_map.read_facts(target)["key"], key, overwrite):
         # Parts of a run that was killed between its last two steps.
-        shutil.rmtree(out / PARTS, ignore_errors=True)
-        if _is_whole(out / HEATMAP):
+        shutil.rmtree(parts, ignore_errors=True)
+        if _is_whole(target):
             return True
-        shutil.rmtree(out / HEATMAP)
-    if (out / PARTS / _KEY).exists():
-        _check(out / PARTS, artifact.read_json(out / PARTS / _KEY), key)
-    else:
-        artifact.write_json(out / PARTS / _KEY, key)
+        shutil.rmtree(target)
+    begun = parts / _KEY
+    if not (begun.exists() and _is_kept(parts, lambda: artifact.read_json(begun), key, overwrite)):
+        # Left where a removal was interrupted: parts of nobody knows what, and shards that a stock zarr reader would
+        # show where this map has none.
+        for folder in (parts, target):
+            shutil.rmtree(folder, ignore_errors=True)
+        artifact.write_json(begun, key)
     return False
 
 
@@ -139,7 +158,7 @@ def map_part(store: "PatchStore", model: "EvidenceMapper", out: Path, config: Ev
     for start in range(0, len(rows), config.batch_size):
         batch = rows[start : start + config.batch_size]
         seen = [sight.read(row) for row in batch]
-        usable = [k for k, (region, _) in enumerate(seen) if region.unreadable <= config.max_unreadable]
+        usable = [k for k, (region, _) in enumerate(seen) if _is_usable(region, config)]
         answers = dict(zip(usable, _answer(model, [seen[k][0] for k in usable]), strict=True))
         found += [_row(store, sight, row, seen[k], answers.get(k)) for k, row in enumerate(batch)]
     artifact.write_table(part, artifact.table_of(found, schema.EVIDENCE_PARTS), schema.EVIDENCE_PARTS)
@@ -166,26 +185,37 @@ def finish(store: "PatchStore", info: "EvidenceInfo", out: Path, config: Evidenc
     entries = []
     for row, band in enumerate(_bands(paths, sight)):
         entries += evidence_map.write_plane(target, row, band)
-    columns = _columns(paths, len(store))
+    columns = _columns(paths)
     evidence_map.write_group(target, _facts(store, info, config, sight, columns), columns, entries)
     shutil.rmtree(out / PARTS)
     return target
 
 
-def _check(path: Path, found: dict[str, Any], key: dict[str, Any]) -> None:
-    changed = sorted(name for name in {*found, *key} if found.get(name) != key.get(name))
-    if changed:
-        raise StaleArtifactError(
-            f"{path} was made with another {', '.join(changed)}; use --overwrite or give another --out"
-        )
+def _is_kept(path: Path, read: Callable[[], dict[str, Any]], key: dict[str, Any], overwrite: bool) -> bool:
+    """Whether what is there was made as is wanted; anything else is refused, or removed."""
+    try:
+        found = read()
+        changed = sorted(name for name in {*found, *key} if found.get(name) != key.get(name))
+        if changed:
+            raise StaleArtifactError(
+                f"{path} was made with another {', '.join(changed)}; use --overwrite, or delete that folder"
+            )
+    except ArtifactError as error:
+        if not overwrite:
+            raise
+        _log.info("%s is replaced: %s", path, error)
+        shutil.rmtree(path)
+        return False
+    return True
 
 
 def _key(store: "PatchStore", info: "EvidenceInfo", config: EvidenceConfig) -> dict[str, Any]:
     patches = hashlib.sha256(np.ascontiguousarray(store.patch_ids, dtype="<i8").tobytes()).hexdigest()[:16]
     sight = look(store, _demand(info, config))
     return {
+        "slide": store.attributes["key"]["slide"],
         "slide_id": store.slide.slide_id,
-        "grid": {name: int(getattr(store.grid, name)) for name in ("width", "height", "patch", "overlap")},
+        "grid": {name: int(value) for name, value in asdict(store.grid).items()},
         "patches": patches,
         "shards": len(store.shards),
         "mpp": float(store.mpp),
@@ -203,6 +233,12 @@ def _part(out: Path, number: int) -> Path:
 def _demand(info: "EvidenceInfo", config: EvidenceConfig) -> Demand:
     margin = info.margin_px if config.margin_px is None else config.margin_px
     return Demand(info.mpp, config.mpp_tolerance, margin, info.stride_px, config.reduce)
+
+
+def _is_usable(region: "RegionPixels", config: EvidenceConfig) -> bool:
+    """Whether a window is shown to the model; of a stored patch nobody knows any more which px were unreadable."""
+    known = region.lost is not None or not region.unreadable
+    return known and region.unreadable <= config.max_unreadable
 
 
 def _answer(model: "EvidenceMapper", regions: "list[RegionPixels]") -> list[NDArray[np.float32]]:
@@ -228,8 +264,10 @@ def _row(
     """Return the row of `EVIDENCE_PARTS` of one patch."""
     region, frame = seen
     block = sight.blocks[row]
-    codes = None if answer is None else _block(answer, frame, sight, block)
+    codes = None if answer is None else _block(answer, region.lost, frame, sight, block)
     status = "unreadable" if answer is None else "failed" if codes is None else "done"
+    if codes is not None and codes.size and (codes == NOT_LOOKED).all():
+        status, codes = "unreadable", None
     return {
         "slide_id": store.slide.slide_id,
         "patch_id": int(store.patch_ids[row]),
@@ -241,8 +279,14 @@ def _row(
     }
 
 
-def _block(answer: NDArray[np.float32], frame: PatchFrame, sight: Sight, block: NDArray[np.int64]) -> Codes | None:
-    """Mean evidence of each px of a block; None if one of them is not a number."""
+def _block(
+    answer: NDArray[np.float32],
+    lost: NDArray[np.bool_] | None,
+    frame: PatchFrame,
+    sight: Sight,
+    block: NDArray[np.int64],
+) -> Codes | None:
+    """Mean evidence of each px of a block, `NOT_LOOKED` where lost px had a say; None if one is not a number."""
     x0, y0, x1, y1 = block.tolist()
     grid = sight.map_grid.grid
     columns = np.minimum(np.arange(x0, x1 + 1) * sight.map_grid.px, grid.width) - frame.x_px
@@ -256,9 +300,19 @@ def _block(answer: NDArray[np.float32], frame: PatchFrame, sight: Sight, block: 
         return None
     if not part.size or x0 == x1 or y0 == y1:
         return np.zeros((max(y1 - y0, 0), max(x1 - x0, 0)), np.uint16)
-    means = area_means(part, down[:-1] - top, down[1:] - top)
-    means = area_means(means.T, across[:-1] - left, across[1:] - left).T
-    return encode(means)
+    codes = encode(_means(part, down - top, across - left))
+    if lost is not None:
+        felt = grown(lost, sight.margin_px)[top:bottom, left:right]
+        codes[_means(felt.astype(np.uint8), down - top, across - left) > 0] = NOT_LOOKED
+    return codes
+
+
+def _means(
+    part: NDArray[np.floating] | NDArray[np.uint8], down: NDArray[np.float64], across: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Means of a part between edges of rows and of columns, px of the part."""
+    means = area_means(part, down[:-1], down[1:])
+    return area_means(means.T, across[:-1], across[1:]).T
 
 
 def _bands(paths: list[Path], sight: Sight) -> Iterator[Codes]:
@@ -275,8 +329,9 @@ def _bands(paths: list[Path], sight: Sight) -> Iterator[Codes]:
 
 def _span(path: Path) -> tuple[int, int]:
     """First row of the map a part has, and the one behind its last."""
-    table = artifact.read_table(path, schema.EVIDENCE_PARTS)
-    return int(table["y0"].to_numpy().min()), int(table["y1"].to_numpy().max())
+    with artifact.open_table(path, schema.EVIDENCE_PARTS) as file:
+        rows = file.read(["y0", "y1"])
+    return int(rows["y0"].to_numpy().min()), int(rows["y1"].to_numpy().max())
 
 
 def _lay(band: Codes, top: int, path: Path) -> None:
@@ -290,18 +345,23 @@ def _lay(band: Codes, top: int, path: Path) -> None:
             band[first - top : last - top, row["x0"] : row["x1"]] = block[first - row["y0"] : last - row["y0"]]
 
 
-def _columns(paths: list[Path], patches: int) -> dict[str, NDArray[Any]]:
-    """Return `evidence_map.COLUMNS` of all patches, in the order of the store."""
-    tables = [artifact.read_table(path, schema.EVIDENCE_PARTS) for path in paths]
-    table = pa.concat_tables([artifact.empty_table(schema.EVIDENCE_PARTS), *tables])
-    columns = {name: table[name].to_numpy() for name in ("patch_id", "no_data", "unreadable")}
-    columns["state"] = np.array([STATES.index(name) for name in table["status"].to_pylist()], np.uint8)
-    highest, means = np.full(patches, np.nan), np.full(patches, np.nan)
-    for k, content in enumerate(table["codes"].to_pylist()):
-        codes = np.frombuffer(content or b"", "<u2")
-        if len(codes):
-            highest[k], means[k] = codes.max() / evidence_map.FULL, codes.mean(dtype=np.float64) / evidence_map.FULL
-    return {**columns, "core_max": highest, "core_mean": means}
+def _columns(paths: list[Path]) -> dict[str, NDArray[Any]]:
+    """Return `evidence_map.COLUMNS` of all patches, in the order of the store.
+
+    One part after the other: the codes of a slide are a gigabyte.
+    """
+    found: dict[str, list[Any]] = {name: [] for name in evidence_map.COLUMNS}
+    for path in paths:
+        table = artifact.read_table(path, schema.EVIDENCE_PARTS)
+        for name in ("patch_id", "no_data", "unreadable"):
+            found[name] += table[name].to_pylist()
+        found["state"] += [STATES.index(name) for name in table["status"].to_pylist()]
+        for content in table["codes"].to_pylist():
+            codes = np.frombuffer(content or b"", "<u2")
+            codes = codes[codes != NOT_LOOKED]
+            found["core_max"].append(codes.max() / evidence_map.FULL if len(codes) else np.nan)
+            found["core_mean"].append(codes.mean(dtype=np.float64) / evidence_map.FULL if len(codes) else np.nan)
+    return {name: np.array(values, evidence_map.COLUMNS[name]) for name, values in found.items()}
 
 
 def _facts(

@@ -12,6 +12,7 @@ from wsi_detect.config import Config
 from wsi_detect.errors import StaleArtifactError
 from wsi_detect.tiling.evidence_grid import MapGrid
 from wsi_detect.tiling.evidence_map import STATES
+from wsi_detect.tiling.grid import TileGrid
 
 if TYPE_CHECKING:
     from wsi_detect.tiling.evidence_map import EvidenceMap
@@ -24,8 +25,9 @@ class GateConfig(Config):
     """Whether a detector is shown all patches.
 
     Attributes:
-        threshold: patches without evidence above it are not shown; None shows every patch. Where the evidence model
-            gave no answer a patch is shown.
+        threshold: patches without evidence above it are not shown; None shows every patch. A patch is shown where
+            there is a place with no answer: out of sight of the evidence model there may be anything. Beyond the
+            outermost patches nobody looked, so those that reach over their core are shown.
         area: of a patch in which evidence is looked for. With `patch` every patch is shown that has a place with
             evidence in view, so a cell there is found and stitched as without the gate; `core` saves more, and a cell
             across a border of cores may lose one of its views.
@@ -44,8 +46,8 @@ class Gate:
 
     Attributes:
         config: as it was asked for.
-        peaks: (N,) highest evidence of each, NaN where the evidence model gave no answer.
-        passed: (N,) bool, above the gate, or without an answer.
+        peaks: (N,) highest evidence of each, NaN where the evidence model did not look at all of it.
+        passed: (N,) bool, above the gate, or not looked at as a whole.
         audited: (N,) bool, below the gate and shown all the same.
         no_data, unreadable: (N,) fractions of what the evidence model was shown.
     """
@@ -84,7 +86,7 @@ def lay_gate(found: "EvidenceMap", store: "PatchStore", config: GateConfig) -> G
         config: threshold and audit.
 
     Raises:
-        StaleArtifactError: the map is of other patches.
+        StaleArtifactError: the map is of other patches, or of another slide.
     """
     if config.threshold is None:
         return None
@@ -95,27 +97,40 @@ def lay_gate(found: "EvidenceMap", store: "PatchStore", config: GateConfig) -> G
 
 
 def passes(peaks: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """Which patches a gate lets through: (N,) evidence → (N,) bool. Where there is no answer it is open."""
+    """Which patches a gate lets through: (N,) evidence → (N,) bool. Where not all was looked at it is open."""
     return np.asarray(np.isnan(peaks) | (peaks > threshold))
 
 
 def patch_peaks(found: "EvidenceMap", store: "PatchStore", area: Area = "patch") -> NDArray[np.float32]:
-    """Highest evidence in each patch, or in its core: (N,), NaN where the evidence model gave no answer for the patch.
+    """Highest evidence in each patch, or in its core: (N,).
+
+    NaN where nobody looked at a px of it that is on the slide: it was not readable, the model gave no usable answer,
+    or it is the neighbour's, and the neighbour has too few cells to be in the store.
 
     Raises:
-        StaleArtifactError: the map is of other patches.
+        StaleArtifactError: the map is of other patches, or of another slide.
     """
-    if not np.array_equal(found.columns["patch_id"], store.patch_ids):
-        raise StaleArtifactError(f"{found.path} was made from other patches than {store.path}; map the slide again")
-    if area == "core":
-        return np.asarray(found.columns["core_max"])
-    boxes = store.grid.boxes()[store.patch_ids]
-    # A px that lies in two cores is its owner's: what a core owns may reach half a px beyond the patch.
-    blocks = MapGrid(store.grid, found.px).blocks()[store.patch_ids] * found.px
-    boxes = np.column_stack([np.minimum(boxes[:, :2], blocks[:, :2]), np.maximum(boxes[:, 2:], blocks[:, 2:])])
-    peaks = found.peaks(boxes)
+    _check_origin(found, store)
+    blocks = MapGrid(store.grid, found.px).blocks()[store.patch_ids].astype(np.float64) * found.px
+    boxes = blocks
+    if area == "patch":
+        views = store.grid.boxes()[store.patch_ids]
+        # A px that lies in two cores is its owner's: what a core owns may reach half a px beyond the patch.
+        boxes = np.column_stack([np.minimum(views[:, :2], blocks[:, :2]), np.maximum(views[:, 2:], blocks[:, 2:])])
+    peaks = found.peaks(boxes, whole=True)
     peaks[found.columns["state"] != STATES.index("done")] = np.nan
     return peaks
+
+
+def _check_origin(found: "EvidenceMap", store: "PatchStore") -> None:
+    """Refuse a map of another tiling: patches of one number lie elsewhere in another grid."""
+    same_slide = found.attributes["key"].get("slide") == store.attributes["key"]["slide"]
+    same_grid = TileGrid(**found.attributes["grid"]) == store.grid
+    if not (same_slide and same_grid and np.array_equal(found.columns["patch_id"], store.patch_ids)):
+        what = "other patches" if same_slide else "another slide file"
+        raise StaleArtifactError(
+            f"{found.path} was made from {what} than {store.path}; map it again, evidence --overwrite"
+        )
 
 
 def _drawn(store: "PatchStore", below: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 Whichever it is, the model sees its own resolution; what is finer is reduced by area.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -39,6 +39,7 @@ class Sight:
         blocks: (N, 4) px each patch of the store owns, see `MapGrid.blocks`.
         windows: what is shown for each.
         source: `patches` or `slide`.
+        margin_px: px of the model around a px that its value may depend on.
         read: gives the pixels.
     """
 
@@ -46,6 +47,7 @@ class Sight:
     blocks: NDArray[np.int64]
     windows: Windows
     source: str
+    margin_px: int
     read: WindowReader
 
 
@@ -85,7 +87,7 @@ def look(store: PatchStore, demand: Demand) -> Sight:
     windows = lay_windows(grid, blocks, scale, demand.margin_px, demand.stride_px)
     fine = store.mpp <= demand.mpp * (1 + demand.tolerance)
     if not store.index_only and fine and _reach_far_enough(store, windows):
-        return Sight(grid, blocks, windows, "patches", _Patches(store, windows))
+        return Sight(grid, blocks, windows, "patches", demand.margin_px, _Patches(store, windows))
     if slide is None:
         needed = 2 * demand.margin_px + demand.reduce
         there = store.grid.overlap / scale
@@ -94,7 +96,7 @@ def look(store: PatchStore, demand: Demand) -> Sight:
             f"µm/px, the evidence model needs {needed} px to map them without seams; give the slide as well, or tile "
             f"again with --set tiling.overlap_um={needed * scale * store.slide.resolution():.0f}"
         )
-    return Sight(grid, blocks, windows, "slide", _Slide(store, slide, windows))
+    return Sight(grid, blocks, windows, "slide", demand.margin_px, _Slide(store, slide, windows))
 
 
 def _scale(store: PatchStore, slide: "SlideReader | None", demand: Demand) -> float:
@@ -160,8 +162,9 @@ class _Slide:
         place = PatchFrame(float(x), float(y), length / side)
         high, wide = _px_on_slide(self.store, place, side)
         if high < side or wide < side:
-            rgb = region.rgb[_repeated(0, side, high)][:, _repeated(0, side, wide)]
-            region = RegionPixels(np.ascontiguousarray(rgb), region.no_data, region.unreadable)
+            inside = np.ix_(_repeated(0, side, high), _repeated(0, side, wide))
+            lost = None if region.lost is None else region.lost[inside]
+            region = replace(region, rgb=np.ascontiguousarray(region.rgb[inside]), lost=lost)
         return region, place
 
 

@@ -19,15 +19,15 @@ from wsi_detect.inference.detect import detect_patches
 from wsi_detect.run.config import RunConfig
 from wsi_detect.run.stages import CELLS, STORE
 from wsi_detect.run.status import NOT_SCREENED, STATUS, Status, area_shares
+from wsi_detect.run.tiled_slide import open_tiled
 from wsi_detect.slides.reader import SlideReader
 from wsi_detect.stitching.agreement import Agreement, compare_cells
 from wsi_detect.stitching.cell_map import CellMap
 from wsi_detect.stitching.stitcher import stitch_detections
 from wsi_detect.tiling.grid import TileGrid
 from wsi_detect.tiling.journal import finish, prepare
-from wsi_detect.tiling.patch_store import PatchStore, read_attributes
+from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.tiling.plan import make_plan
-from wsi_detect.tiling.tiler import SlideSource
 
 if TYPE_CHECKING:
     from wsi_detect.inference.detector import Detector
@@ -85,7 +85,7 @@ def audit_slide(folder: Path, slide: Path, detector: "Detector", overrides: Sequ
         raise StaleArtifactError(
             f"{folder} was made by {status['model']['model_id']}, not by {detector.info.model_id}; give its --model"
         )
-    with artifact.lock(folder), _open(folder, slide) as opened:
+    with artifact.lock(folder), open_tiled(folder, slide) as opened:
         store = PatchStore.open(folder / STORE, opened)
         out = folder / FOLDER
         shifted = _shifted_store(store, opened, config, detector, out)
@@ -118,16 +118,6 @@ def shifted_grid(grid: TileGrid, align: int = 1) -> TileGrid:
     stride = grid.patch - grid.overlap
     half = (grid.patch if 3 * grid.overlap <= grid.patch else stride) // 2
     return replace(grid, align=align, shift=half // align * align % stride)
-
-
-def _open(folder: Path, slide: Path) -> SlideReader:
-    key = read_attributes(folder / STORE)["key"]
-    if artifact.fingerprint(slide) != key["slide"]:
-        raise StaleArtifactError(
-            f"{slide} is not the slide {folder} was made from, or it has changed since; run it again"
-        )
-    given = None if key["mpp_source"] == "file" else key["mpp"]
-    return SlideSource(slide, given, key["mpp_source"], key["slide_id"]).open()
 
 
 def _shifted_store(

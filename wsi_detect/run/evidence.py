@@ -11,10 +11,10 @@ from wsi_detect.detectors.evidence_info import read_evidence_info
 from wsi_detect.errors import ArtifactError
 from wsi_detect.inference import EVIDENCE_RUNTIMES, EvidenceRuntime
 from wsi_detect.inference.evidence import EvidenceConfig, finish, is_mapped, map_part
-from wsi_detect.slides import open_slide
+from wsi_detect.run.tiled_slide import open_tiled
 from wsi_detect.tiling.evidence_map import HEATMAP
 from wsi_detect.tiling.journal import STORE
-from wsi_detect.tiling.patch_store import PatchStore, read_attributes
+from wsi_detect.tiling.patch_store import PatchStore
 from wsi_detect.workers import map_items
 
 if TYPE_CHECKING:
@@ -48,38 +48,36 @@ class EvidenceJob:
 
     @contextmanager
     def store(self) -> Iterator[PatchStore]:
-        """Open the patches, together with the slide if it is given; its resolution is the one it was tiled at."""
+        """Open the patches, together with the slide if it is given; raises what `open_tiled` does."""
         with ExitStack() as opened:
-            reader = None
-            if self.slide is not None:
-                key = read_attributes(self.folder / STORE)["key"]
-                given = None if key["mpp_source"] == "file" else key["mpp"]
-                reader = opened.enter_context(
-                    open_slide(self.slide, mpp=given, mpp_source=key["mpp_source"], slide_id=key["slide_id"])
-                )
+            reader = None if self.slide is None else opened.enter_context(open_tiled(self.folder, self.slide))
             yield opened.enter_context(PatchStore.open(self.folder / STORE, reader))
 
 
-def map_slide(job: EvidenceJob, workers: int = 1) -> Path:
+def map_slide(job: EvidenceJob, workers: int = 1, *, overwrite: bool = False) -> Path:
     """Map the evidence of a tiled slide; the same call again continues where the last one stopped.
 
     Args:
         job: what is mapped.
         workers: processes, each with its own model; 0 works in this process. The map does not depend on it.
+        overwrite: replace a map, whole or begun, of another making, instead of refusing.
 
     Returns:
         The folder `heatmap.zarr`.
 
     Raises:
         OutputBusyError: another run holds the folder.
-        StaleArtifactError, ConfigError, ResolutionMismatchError: see `inference.evidence.map_evidence`.
+        StaleArtifactError: the slide is not the one that was tiled; or see `inference.evidence.map_evidence`.
+        ConfigError, ResolutionMismatchError: see `inference.evidence.map_evidence`.
         ArtifactError: a part could not be made; the first reason.
         EnvironmentFaultError: the machine stands in the way.
     """
     info = read_evidence_info(job.bundle)
     with artifact.lock(job.folder), job.store() as store:
-        if is_mapped(store, info, job.folder, job.config):
+        if is_mapped(store, info, job.folder, job.config, overwrite=overwrite):
             return job.folder / HEATMAP
+        # What a run has recorded of its own map is not true of this one.
+        artifact.forget_stage(job.folder, "evidence")
         artifact.sweep(job.folder)
         numbers = range(len(store.shards))
         outcomes = list(map_items(_map, numbers, job, workers=workers))

@@ -195,7 +195,7 @@ def _keys(row: SlideRow, info: "DetectorInfo", config: RunConfig, options: RunOp
 
 def _with_evidence(keys: Keys, info: "EvidenceInfo", config: RunConfig) -> Keys:
     """Put the evidence stage into the chain: exports outline it, the report shows it, a gate ties detections to it."""
-    evidence = {"from": _hash(keys["tile"]), "model": info.model_id, "config": digest(config.evidence)}
+    evidence = {"from": _hash(keys["tile"]), "model": _hash(info.to_json()), "config": digest(config.evidence)}
     mapped = {"evidence": _hash(evidence)}
     gated = {**mapped, "gate": digest(config.gate)} if config.gate.threshold is not None else {}
     detect = {**keys["detect"], **gated}
@@ -227,7 +227,13 @@ def _screen(job: Job, detector: "Detector", mapper: "EvidenceMapper | None") -> 
         store = PatchStore.open(job.folder / STORE, slide)
         gate = None
         if mapper is not None:
-            _stage(job, "evidence", lambda: map_evidence(store, mapper, job.folder, job.config.evidence))
+            # A map that `evidence` made is in no plan, so nobody has cleared it away.
+            again = job.options.overwrite
+            _stage(
+                job,
+                "evidence",
+                lambda: map_evidence(store, mapper, job.folder, job.config.evidence, overwrite=again),
+            )
             gate = lay_gate(EvidenceMap.open(job.folder / HEATMAP), store, job.config.gate)
         _stage(job, "detect", lambda: detect_patches(store, detector, job.folder, job.config.detection, gate))
         _stage(job, "stitch", lambda: _stitch(job, store, slide))

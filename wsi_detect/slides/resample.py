@@ -37,11 +37,14 @@ class RegionPixels:
         rgb: (H, W, 3) uint8; white where there is nothing.
         no_data: fraction of the part that lies on the slide which the scanner left out.
         unreadable: fraction of that part which could not be decoded.
+        lost: (H, W) bool, px into which something went that could not be decoded; None where there is none, or where
+            `unreadable` alone is known.
     """
 
     rgb: NDArray[np.uint8]
     no_data: float
     unreadable: float
+    lost: _Mask | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -117,6 +120,7 @@ class _Canvas:
     has_data: _Mask
     no_data: float = 0.0
     unreadable: float = 0.0
+    lost: _Mask | None = None
 
 
 def read_at_mpp(
@@ -145,7 +149,8 @@ def read_at_mpp(
     down = min(y_px + size_px, reader.info.height_px) - max(y_px, 0)
     # A slide smaller than a patch is its patch's whole content: if all of it is lost, nothing was examined.
     inside = max(float(across), 1.0) * max(float(down), 1.0)
-    return RegionPixels(canvas.rgb, min(canvas.no_data / inside, 1.0), min(canvas.unreadable / inside, 1.0))
+    shares = min(canvas.no_data / inside, 1.0), min(canvas.unreadable / inside, 1.0)
+    return RegionPixels(canvas.rgb, *shares, canvas.lost)
 
 
 def overview(reader: SlideReader, max_px: int) -> Overview:
@@ -286,6 +291,29 @@ def _account(
         )
     )
     canvas.has_data[window] = ~(missing | bad)[np.ix_(y, x)]
+    if bad.any():
+        canvas.lost = np.zeros(canvas.has_data.shape, dtype=np.bool_) if canvas.lost is None else canvas.lost
+        canvas.lost[window] = _touched(bad, area, origin, step)
+
+
+def _touched(bad: _Mask, area: _Area, origin: tuple[float, float], step: float) -> _Mask:
+    """Px of an area that a bad px of its source went into: the filter looks further than the px itself."""
+    spans = []
+    for start, size, n, first, count in (
+        (area.y, area.height, area.out_height, origin[1], bad.shape[0]),
+        (area.x, area.width, area.out_width, origin[0], bad.shape[1]),
+    ):
+        offset, scale = (start - first) / step, size / n / step
+        # Without a rim nothing was rescaled.
+        reach = _SUPPORT * max(scale, 1.0) if offset > _EXACT else 0.5
+        middles = offset + (np.arange(n) + 0.5) * scale
+        low, high = (np.floor(edge + 0.5 + _EXACT).astype(np.int64) for edge in (middles - reach, middles + reach))
+        spans.append((np.clip(low, 0, count), np.clip(high, 0, count)))
+    (top, bottom), (left, right) = spans
+    total = np.zeros((bad.shape[0] + 1, bad.shape[1] + 1), dtype=np.int32)
+    np.cumsum(np.cumsum(bad, axis=0, dtype=np.int32), axis=1, out=total[1:, 1:])
+    until_right, until_left = (total[bottom][:, side] - total[top][:, side] for side in (right, left))
+    return np.asarray(until_right > until_left)
 
 
 def _shares(

@@ -48,6 +48,7 @@ COLUMNS = {
     "core_max": "float32",
     "core_mean": "float32",
 }
+_EXACT = 1e-6
 _REMEDY = "delete the folder and map the slide again"
 
 Codes = NDArray[np.uint16]
@@ -201,19 +202,22 @@ class EvidenceMap:
         """Read a rectangle: (H, W) in [0, 1], NaN where nobody looked; arguments and errors as for `codes`."""
         return decode(self.codes(rows, columns))
 
-    def peaks(self, boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+    def peaks(self, boxes: NDArray[np.float64], *, whole: bool = False) -> NDArray[np.float32]:
         """Highest evidence in boxes, of all px of the map they touch: (N,), NaN where nobody looked at any.
 
         Args:
-            boxes: (N, 4) xyxy, slide px.
+            boxes: (N, 4) xyxy, slide px; what lies beyond the slide has no px.
+            whole: NaN also where there is a single px nobody looked at.
         """
         found = np.full(len(boxes), np.nan, np.float32)
         sides = self.shape[1], self.shape[0], self.shape[1], self.shape[0]
-        edges = np.column_stack([np.floor(boxes[:, :2] / self.px), np.ceil(boxes[:, 2:] / self.px)])
+        # A corner of a px, as a float, may lie a hair beyond it.
+        low, high = np.floor(boxes[:, :2] / self.px + _EXACT), np.ceil(boxes[:, 2:] / self.px - _EXACT)
+        edges = np.column_stack([low, high])
         for k, (x0, y0, x1, y1) in enumerate(np.clip(edges, 0, sides).astype(np.int64).tolist()):
             codes = self.codes((y0, max(y1, y0)), (x0, max(x1, x0)))
             looked = codes[codes != NOT_LOOKED]
-            if len(looked):
+            if len(looked) and (len(looked) == codes.size or not whole):
                 found[k] = looked.max() / np.float64(FULL)
         return found
 
