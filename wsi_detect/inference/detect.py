@@ -133,7 +133,7 @@ def _claim(folder: Path, key: dict[str, Any]) -> None:
     changed = [name for name in {**key, **found} if found.get(name) != key.get(name)]
     if changed:
         raise StaleArtifactError(
-            f"{folder} was made with another {', '.join(changed)}; use --overwrite or give another --out"
+            f"{folder} was made with another {', '.join(changed)}; delete it, or give another --out (run: --overwrite)"
         )
 
 
