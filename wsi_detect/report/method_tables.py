@@ -144,8 +144,8 @@ def _label(figures: Sequence[MethodFigures], rows: Sequence[Finished], job: Comp
     there = next((one for one in rows if one.row == row and one.seeds), None)
     if there is None:
         return (
-            f"**{UNDER_TRAINED}**: the baseline has macro AP50 {_number(reached)}; the reference ({_name(row)}, the "
-            "bundled model's recipe) was not cross-validated, so nobody knows whether that is enough.",
+            f"**{UNDER_TRAINED}**: the baseline has macro AP50 {_number(reached)}; the reference ({_name(row)}) "
+            "was not cross-validated with this declaration, so nobody knows whether that is enough.",
             False,
         )
     classes, endpoints = job.fields.classes, axes.endpoints
