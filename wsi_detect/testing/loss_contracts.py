@@ -50,11 +50,11 @@ def check_loss(make: Callable[[], "nn.Module"]) -> None:
 
 
 def _given_its_needs(make: Callable[..., "nn.Module"]) -> Callable[[], "nn.Module"]:
-    """With the number of classes and a long-tailed table of counts, if it asks for them."""
+    """With the number of classes, a long-tailed table of counts and the prior of a head, if it asks for them."""
     from wsi_detect.losses import ClassCounts
 
     counts = ClassCounts((60.0, 30.0, 4.0), (30.0, 20.0, 3.0), 100.0)
-    known = {"num_classes": _CLASSES, "class_counts": counts}
+    known = {"num_classes": _CLASSES, "class_counts": counts, "prior": 0.01}
     needs = getattr(getattr(make, "func", make), "needs", ())  # of the class, when some options were given already
     return partial(make, **{name: known[name] for name in needs})
 
