@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from comparison_bench import RARE, ROOT, begin, compare, declared, document, paint_fields
 
+from wsi_detect import __version__
 from wsi_detect.config import load
 from wsi_detect.errors import ConfigError, DamagedArtifactError, LabelError, MissingArtifactError
 from wsi_detect.report.method_plot import plot_methods
@@ -138,6 +139,10 @@ def test_the_report_says_what_was_reached_and_how(whole, tmp_path):
     assert "| Libra | 1 |" in text
     assert f"HSIL: of {len(RARE)} in 2 fields" in text
     assert "LSIL: of" not in text
+    made = [
+        line for line in text.splitlines() if line.startswith(("| cross-entropy (baseline) | fcos", "| Libra | fcos"))
+    ]
+    assert [line.split(" | ")[-1] for line in made] == [f"{__version__} |"] * 2
     assert "| grad_libra |" in text.replace("uniform | grad_libra |", "| grad_libra |")
     assert [path.name for path in pictures] == ["losses-fcos-uniform.svg"]
     assert "(img/losses-fcos-uniform.svg)" in text

@@ -259,7 +259,7 @@ def _alphas(block: Block, job: ComparisonJob) -> str:
 def _made(found: Sequence[Block], job: ComparisonJob) -> str:
     head = (
         "method", "detector, sampler", "loss and options", "prior", "normaliser", "initialisation", "learning rate",
-        "trials", "steps × batch", "crop, µm/px", "seconds a run",
+        "trials", "steps × batch", "crop, µm/px", "seconds a run", "version",
     )  # fmt: skip
     lines = []
     for one in (one for block in found for one in block.rows if one.made):
@@ -271,7 +271,7 @@ def _made(found: Sequence[Block], job: ComparisonJob) -> str:
                 f"{made['loss']}{': ' if options else ''}{options}", str(made["prior"]), made["normaliser"],
                 made["initialisation"], f"{made['learning_rate']:g}", str(made["trials"]),
                 f"{made['steps']} × {made['batch_size']}", f"{made['crop_px']} px, {made['mpp']:g}",
-                f"{one.seconds / one.done:.0f}",
+                f"{one.seconds / one.done:.0f}", ", ".join(one.versions),
             )
         )  # fmt: skip
     return _table(head, lines) if lines else "Nothing is finished yet."

@@ -109,6 +109,7 @@ class Finished:
         declared: runs in all.
         made: how each was made, of one of its runs; empty if there is none.
         seconds: of the finished runs, together.
+        versions: of this package that made them. One seed says the same under another only if what trains is the same.
     """
 
     row: Row
@@ -117,6 +118,7 @@ class Finished:
     declared: int
     made: Mapping[str, Any]
     seconds: float
+    versions: tuple[str, ...]
 
     @property
     def complete(self) -> bool:
@@ -151,5 +153,6 @@ def finished(
                 seeds[seed] = join([OutOfFold.from_json(part["found"]) for part in parts if part])
         made: Mapping[str, Any] = next((record["made"] for record in records.values()), {})
         spent = float(sum(record["seconds"] for record in records.values()))
-        found.append(Finished(row, seeds, len(records), len(mine), made, spent))
+        versions = tuple(sorted({str(record["version"]) for record in records.values()}))
+        found.append(Finished(row, seeds, len(records), len(mine), made, spent, versions))
     return found
