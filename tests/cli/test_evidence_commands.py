@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -106,6 +107,10 @@ def test_from_a_tiled_slide_to_hard_negatives(cli, small_painted, evidence_bundl
     assert [row["rank"] for row in rows] == ["1", "2", "3"]
     peaks = found.columns["core_max"]
     assert float(rows[0]["evidence"]) == pytest.approx(np.nanmax(peaks))
+    shutil.copytree(work, tmp_path / "again" / "A")
+    code, _, err = cli("hard-negatives", work, tmp_path / "again" / "A", *listed)
+    assert code == 2
+    assert "are folders of one slide; give one of them" in err
 
 
 @pytest.mark.parametrize(

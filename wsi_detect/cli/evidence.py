@@ -127,7 +127,11 @@ def hard_negatives(
 
     words = {word.strip() for word in negative.split(",")}
     named = {row.slide_id for row in read_rows(slides) if (row.slide_label or "").strip() in words}
-    maps = {work.resolve().name: work / HEATMAP for work in _folders(works, ["evidence"])[0]}
+    maps: dict[str, Path] = {}
+    for work in _folders(works, ["evidence"])[0]:
+        first = maps.setdefault(work.resolve().name, work / HEATMAP)
+        if first.resolve() != (work / HEATMAP).resolve():
+            raise ConfigError(f"{first.parent} and {work} are folders of one slide; give one of them")
     rule = HardNegatives(most, most_per_slide)
     table = find_hard_negatives(read_index(index), maps, named, rule, split=split)
     path = write_hard_negatives(table, out)
